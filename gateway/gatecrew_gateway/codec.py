@@ -1,0 +1,161 @@
+"""Packets of the client wire: bytes to packets and back. Pure: no sockets, no clock. The spec is docs/wire.md.
+
+    0        4      5       6         8      12
+    | length | kind | flags | command | seq  | body ... |
+
+Cost matters here: one tuple and one slice a packet, nothing else.
+"""
+
+from enum import IntEnum
+from struct import Struct
+from typing import NamedTuple
+
+from .config import MAX_PACKET, PACKET_OVERHEAD
+
+
+class Kind(IntEnum):
+    REQUEST = 0
+    REPLY = 1
+    NOTIFY = 2
+    PUSH = 3
+    ERROR = 4
+    PING = 5
+    PONG = 6
+    GOAWAY = 7
+
+
+class Status(IntEnum):
+    """The gRPC status codes, https://grpc.io/docs/guides/status-codes/."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class Packet(NamedTuple):
+    """One packet; `kind` is a Kind by value."""
+
+    kind: int
+    command: int
+    seq: int
+    body: bytes
+
+
+class WireError(Exception):
+    """The peer broke the rules of the wire. Nothing after it can be trusted.
+
+    `seq` is the broken packet's where its header could be read, else 0.
+    """
+
+    def __init__(self, status: Status, reason: str, seq: int = 0) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.seq = seq
+
+
+HEADER = Struct(">IBBHI")
+_pack = HEADER.pack
+_unpack = HEADER.unpack_from
+_HEADER_SIZE = HEADER.size
+_STATUS = Struct(">H")
+_GOAWAY = Struct(">I")
+
+FROM_CLIENT = frozenset({Kind.REQUEST, Kind.NOTIFY, Kind.PING, Kind.PONG})
+FROM_GATEWAY = frozenset({Kind.REPLY, Kind.PUSH, Kind.ERROR, Kind.PING, Kind.PONG, Kind.GOAWAY})
+
+
+class Decoder:
+    """Splits a byte stream into packets. One for each direction of each connection; keeps only an unfinished tail."""
+
+    __slots__ = ("_allowed", "_max_packet", "tail")
+
+    def __init__(self, max_packet: int = MAX_PACKET, allowed: frozenset[Kind] = FROM_CLIENT) -> None:
+        self._max_packet = max_packet
+        self._allowed = allowed
+        self.tail = b""
+
+    def decode(self, data: bytes) -> tuple[list[tuple[int, int, int, bytes]], WireError | None]:
+        """Take the next bytes; return the packets they complete, as (kind, command, seq, body), and what broke, if
+        anything did. The packets before the broken one are good. After an error the decoder is of no more use.
+
+        A length over the limit is refused from the first four bytes, before anything is kept for it.
+        """
+        if self.tail:
+            data = self.tail + data
+        packets: list[tuple[int, int, int, bytes]] = []
+        append = packets.append
+        allowed = self._allowed
+        max_packet = self._max_packet
+        start = 0
+        size = len(data)
+        while size - start >= _HEADER_SIZE:
+            length, kind, flags, command, seq = _unpack(data, start)
+            if not PACKET_OVERHEAD <= length <= max_packet:
+                return packets, self._bad_length(length)
+            if flags or kind not in allowed:
+                return packets, self._bad_header(kind, flags, seq)
+            end = start + 4 + length
+            if end > size:
+                break
+            append((kind, command, seq, data[start + _HEADER_SIZE : end]))
+            start = end
+        self.tail = data[start:] if start else data
+        if 4 <= size - start < _HEADER_SIZE:
+            length = int.from_bytes(self.tail[:4], "big")
+            if not PACKET_OVERHEAD <= length <= max_packet:
+                return packets, self._bad_length(length)
+        return packets, None
+
+    def _bad_length(self, length: int) -> WireError:
+        if length < PACKET_OVERHEAD:
+            return WireError(
+                Status.INVALID_ARGUMENT,
+                f"length {length} is less than {PACKET_OVERHEAD}: it counts all bytes after itself, header rest included",
+            )
+        return WireError(
+            Status.RESOURCE_EXHAUSTED, f"length {length} is over this listener's max_packet {self._max_packet}"
+        )
+
+    def _bad_header(self, kind: int, flags: int, seq: int) -> WireError:
+        if flags:
+            return WireError(Status.INVALID_ARGUMENT, f"flags {flags:#04x}: no flag is defined, send 0", seq)
+        names = ", ".join(f"{k.value} {k.name.lower()}" for k in sorted(self._allowed))
+        return WireError(Status.INVALID_ARGUMENT, f"kind {kind} may not be sent here; allowed: {names}", seq)
+
+
+def encode(kind: int, command: int, seq: int, body: bytes) -> bytes:
+    """One packet as bytes."""
+    return _pack(PACKET_OVERHEAD + len(body), kind, 0, command, seq) + body
+
+
+def encode_error(command: int, seq: int, status: int, reason: str) -> bytes:
+    return encode(Kind.ERROR, command, seq, _STATUS.pack(status) + reason.encode())
+
+
+def encode_goaway(reconnect_after_ms: int, reason: str) -> bytes:
+    return encode(Kind.GOAWAY, 0, 0, _GOAWAY.pack(reconnect_after_ms) + reason.encode())
+
+
+def decode_error(body: bytes) -> tuple[int, str]:
+    """Body of an error packet: (status, reason)."""
+    return _STATUS.unpack_from(body)[0], body[_STATUS.size :].decode("utf-8", "replace")
+
+
+def decode_goaway(body: bytes) -> tuple[int, str]:
+    """Body of a goaway packet: (milliseconds to wait, reason)."""
+    return _GOAWAY.unpack_from(body)[0], body[_GOAWAY.size :].decode("utf-8", "replace")

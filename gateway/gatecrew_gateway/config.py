@@ -1,0 +1,119 @@
+"""All that a gateway can be told, with its defaults and units. Plain data: loading it is the command line's job.
+
+`commands` of a route are written as people write them: ``"1-20,35"``, or ``"*"`` for all.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+MAX_PACKET = 1 << 20  # bytes; no listener may allow more, so that a batch stays under gRPC's 4 MiB
+PACKET_OVERHEAD = 8  # bytes of a packet that `length` counts besides the body
+
+Order = Literal["session", "none", "strict"]
+Delivery = Literal["at-least-once", "at-most-once"]
+
+
+class ConfigError(ValueError):
+    """A setting that can't be meant; the text says which, and what it may be."""
+
+
+def parse_commands(text: str) -> frozenset[int] | None:
+    """Read ``"1-20,35"``; None stands for ``"*"``, every command.
+
+    Raises:
+        ConfigError: not a list of numbers and ranges between 0 and 65535.
+    """
+    if text.strip() == "*":
+        return None
+    commands: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ConfigError(f"commands {text!r}: {part.strip()!r} is neither a number nor a range like 1-20")
+        low, high = int(first), int(last or first)
+        if low > high or high > 0xFFFF:
+            raise ConfigError(f"commands {text!r}: {part.strip()!r} must rise and stay within 0-65535")
+        commands.update(range(low, high + 1))
+    return frozenset(commands)
+
+
+def _check(where: str, name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{where}: {name} is {value}, must be from {low} to {high}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerConfig:
+    """One listening port."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    name: str = "main"
+    host: str = "127.0.0.1"
+    port: int = 7000  # 0: any free one
+    max_packet: int = 64 * 1024  # bytes that a packet's length field may state
+    max_sessions: int = 10_000
+    max_in_flight: int = 64  # unanswered packets of one session; above it the socket is not read
+    max_unsent: int = 1 << 20  # bytes; a client that leaves more than this unread is cut
+    packet_timeout_s: float = 5.0  # from the first byte of a packet to its last
+
+    def __post_init__(self) -> None:
+        where = f"listener {self.name!r}"
+        _check(where, "port", self.port, 0, 65535)
+        _check(where, "max_packet", self.max_packet, PACKET_OVERHEAD, MAX_PACKET)
+        _check(where, "max_sessions", self.max_sessions, 1, 1_000_000)
+        _check(where, "max_in_flight", self.max_in_flight, 1, 4096)
+        _check(where, "max_unsent", self.max_unsent, 1024, 1 << 30)
+        _check(where, "packet_timeout_s", self.packet_timeout_s, 0.05, 3600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteConfig:
+    """How the packets of some commands travel. Without one, commands go where the workers say they serve them."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    commands: str = "*"
+    service: str = ""  # empty: the service whose workers publish the command
+    order: Order = "session"
+    delivery: Delivery = "at-least-once"  # of requests
+    notify_delivery: Delivery = "at-most-once"
+    deadline_ms: int = 5000  # one deadline over all attempts
+
+    def __post_init__(self) -> None:
+        parse_commands(self.commands)
+        _check(f"route {self.commands!r}", "deadline_ms", self.deadline_ms, 10, 60_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """A gateway process."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    name: str = "gateway"  # for people; the process gets an id of its own from it
+    listeners: tuple[ListenerConfig, ...] = (ListenerConfig(),)
+    routes: tuple[RouteConfig, ...] = ()
+    service_host: str = "127.0.0.1"  # where the Gateway gRPC service listens
+    service_port: int = 0
+    advertise_host: str = ""  # what other machines reach us by; empty: service_host
+    max_waiting: int = 1000  # packets per service that no worker has a slot for
+    max_attempts: int = 3
+    heartbeat_s: float = 1.0
+    suspect_after_s: float = 2.0  # silence of a worker, then no new lanes
+    lost_after_s: float = 2.5  # silence of a worker, then failover
+    drain_s: float = 10.0  # at most so long from SIGTERM to exit
+
+    def __post_init__(self) -> None:
+        _check("gateway", "service_port", self.service_port, 0, 65535)
+        _check("gateway", "max_waiting", self.max_waiting, 0, 1_000_000)
+        _check("gateway", "max_attempts", self.max_attempts, 1, 10)
+        _check("gateway", "heartbeat_s", self.heartbeat_s, 0.05, 60)
+        _check("gateway", "suspect_after_s", self.suspect_after_s, self.heartbeat_s, 600)
+        _check("gateway", "lost_after_s", self.lost_after_s, self.suspect_after_s, 600)
+        _check("gateway", "drain_s", self.drain_s, 0, 3600)
+        if not self.listeners:
+            raise ConfigError("gateway: no listener; give at least one [[listener]]")
+        names = [listener.name for listener in self.listeners]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"gateway: listeners need names of their own, got {', '.join(names)}")
