@@ -82,12 +82,18 @@ FROM_GATEWAY = frozenset({Kind.REPLY, Kind.PUSH, Kind.ERROR, Kind.PING, Kind.PON
 class Decoder:
     """Splits a byte stream into packets. One for each direction of each connection; keeps only an unfinished tail."""
 
-    __slots__ = ("_allowed", "_max_packet", "tail")
+    __slots__ = ("_allowed", "_max_packet", "_missing", "_tail")
 
     def __init__(self, max_packet: int = MAX_PACKET, allowed: frozenset[Kind] = FROM_CLIENT) -> None:
         self._max_packet = max_packet
         self._allowed = allowed
-        self.tail = b""
+        self._tail: bytearray | None = None  # start of a packet whose rest has not come
+        self._missing = 0  # bytes; less than this can't complete anything, so it is only kept (linear for tiny segments)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a packet has begun and not ended."""
+        return self._tail is not None
 
     def decode(self, data: bytes) -> tuple[list[tuple[int, int, int, bytes]], WireError | None]:
         """Take the next bytes; return the packets they complete, as (kind, command, seq, body), and what broke, if
@@ -95,14 +101,20 @@ class Decoder:
 
         A length over the limit is refused from the first four bytes, before anything is kept for it.
         """
-        if self.tail:
-            data = self.tail + data
+        if self._tail is not None:
+            self._tail += data
+            if len(data) < self._missing:
+                self._missing -= len(data)
+                return [], None
+            data = bytes(self._tail)
+            self._tail = None
         packets: list[tuple[int, int, int, bytes]] = []
         append = packets.append
         allowed = self._allowed
         max_packet = self._max_packet
         start = 0
         size = len(data)
+        missing = 0
         while size - start >= _HEADER_SIZE:
             length, kind, flags, command, seq = _unpack(data, start)
             if not PACKET_OVERHEAD <= length <= max_packet:
@@ -111,14 +123,18 @@ class Decoder:
                 return packets, self._bad_header(kind, flags, seq)
             end = start + 4 + length
             if end > size:
+                missing = end - size
                 break
             append((kind, command, seq, data[start + _HEADER_SIZE : end]))
             start = end
-        self.tail = data[start:] if start else data
-        if 4 <= size - start < _HEADER_SIZE:
-            length = int.from_bytes(self.tail[:4], "big")
-            if not PACKET_OVERHEAD <= length <= max_packet:
-                return packets, self._bad_length(length)
+        if start < size:
+            left = size - start
+            if 4 <= left < _HEADER_SIZE:
+                length = int.from_bytes(data[start : start + 4], "big")
+                if not PACKET_OVERHEAD <= length <= max_packet:
+                    return packets, self._bad_length(length)
+            self._tail = bytearray(data[start:])
+            self._missing = missing or (4 if left < 4 else _HEADER_SIZE) - left
         return packets, None
 
     def _bad_length(self, length: int) -> WireError:
