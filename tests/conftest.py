@@ -1,0 +1,46 @@
+"""What all tests share: both event loops, and processes that end with their test."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import uvloop
+from processes import Process, free_port
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "uvloop_only: run on uvloop alone (slow, or about whole processes)")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Asynchronous tests run on both loops that users run us on."""
+    if item.get_closest_marker("uvloop_only"):
+        return {"uvloop": uvloop.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    """Start a process: `start(command, env={...}, cwd=...)`. All are ended after the test, the newest first."""
+    started: list[Process] = []
+
+    def start_one(
+        command: list[str], env: Mapping[str, str | None] | None = None, cwd: Path | str | None = None
+    ) -> Process:
+        process = Process(command, env, cwd)
+        started.append(process)
+        return process
+
+    yield start_one
+    for process in reversed(started):
+        process.close()
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
