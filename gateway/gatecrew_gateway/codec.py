@@ -88,7 +88,7 @@ class Decoder:
         self._max_packet = max_packet
         self._allowed = allowed
         self._tail: bytearray | None = None  # start of a packet whose rest has not come
-        self._missing = 0  # bytes; less than this can't complete anything, so it is only kept (linear for tiny segments)
+        self._missing = 0  # bytes; fewer can't complete anything, so they are only kept (linear for tiny segments)
 
     @property
     def unfinished(self) -> bool:
@@ -141,7 +141,7 @@ class Decoder:
         if length < PACKET_OVERHEAD:
             return WireError(
                 Status.INVALID_ARGUMENT,
-                f"length {length} is less than {PACKET_OVERHEAD}: it counts all bytes after itself, header rest included",
+                f"length {length} is less than {PACKET_OVERHEAD}: it counts every byte after itself, header included",
             )
         return WireError(
             Status.RESOURCE_EXHAUSTED, f"length {length} is over this listener's max_packet {self._max_packet}"
@@ -168,10 +168,14 @@ def encode_goaway(reconnect_after_ms: int, reason: str) -> bytes:
 
 
 def decode_error(body: bytes) -> tuple[int, str]:
-    """Body of an error packet: (status, reason)."""
+    """Body of an error packet: (status, reason). Raises WireError if it has no status."""
+    if len(body) < _STATUS.size:
+        raise WireError(Status.INVALID_ARGUMENT, f"an error's body begins with {_STATUS.size} bytes of status")
     return _STATUS.unpack_from(body)[0], body[_STATUS.size :].decode("utf-8", "replace")
 
 
 def decode_goaway(body: bytes) -> tuple[int, str]:
-    """Body of a goaway packet: (milliseconds to wait, reason)."""
+    """Body of a goaway packet: (milliseconds to wait, reason). Raises WireError if it has no milliseconds."""
+    if len(body) < _GOAWAY.size:
+        raise WireError(Status.INVALID_ARGUMENT, f"a goaway's body begins with {_GOAWAY.size} bytes of milliseconds")
     return _GOAWAY.unpack_from(body)[0], body[_GOAWAY.size :].decode("utf-8", "replace")
