@@ -14,7 +14,15 @@ Delivery = Literal["at-least-once", "at-most-once"]
 
 
 class ConfigError(ValueError):
-    """A setting that can't be meant; the text says which, and what it may be."""
+    """A setting that can't be meant; the text says which, and what it may be.
+
+    `key` and `problem` are the same in parts, for whoever knows which file or flag the setting came from.
+    """
+
+    def __init__(self, where: str, key: str, problem: str) -> None:
+        super().__init__(f"{where}: {key}: {problem}" if key else f"{where}: {problem}")
+        self.key = key
+        self.problem = problem
 
 
 def parse_commands(text: str) -> frozenset[int] | None:
@@ -29,17 +37,17 @@ def parse_commands(text: str) -> frozenset[int] | None:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ConfigError(f"commands {text!r}: {part.strip()!r} is neither a number nor a range like 1-20")
+            raise ConfigError("route", "commands", f"{text!r}, {part.strip()!r} is neither a number nor a range like 1-20")
         low, high = int(first), int(last or first)
         if low > high or high > 0xFFFF:
-            raise ConfigError(f"commands {text!r}: {part.strip()!r} must rise and stay within 0-65535")
+            raise ConfigError("route", "commands", f"{text!r}, {part.strip()!r} must rise and stay within 0-65535")
         commands.update(range(low, high + 1))
     return frozenset(commands)
 
 
 def _check(where: str, name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ConfigError(f"{where}: {name} is {value}, must be from {low} to {high}")
+        raise ConfigError(where, name, f"{value}, must be from {low} to {high}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +121,7 @@ class GatewayConfig:
         _check("gateway", "lost_after_s", self.lost_after_s, self.suspect_after_s, 600)
         _check("gateway", "drain_s", self.drain_s, 0, 3600)
         if not self.listeners:
-            raise ConfigError("gateway: no listener; give at least one [[listener]]")
+            raise ConfigError("gateway", "", "no listener; give at least one [[listener]]")
         names = [listener.name for listener in self.listeners]
         if len(set(names)) < len(names):
-            raise ConfigError(f"gateway: listeners need names of their own, got {', '.join(names)}")
+            raise ConfigError("gateway", "", f"listeners need names of their own, got {', '.join(names)}")
