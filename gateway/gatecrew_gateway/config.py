@@ -37,7 +37,9 @@ def parse_commands(text: str) -> frozenset[int] | None:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ConfigError("route", "commands", f"{text!r}, {part.strip()!r} is neither a number nor a range like 1-20")
+            raise ConfigError(
+                "route", "commands", f"{text!r}, {part.strip()!r} is neither a number nor a range like 1-20"
+            )
         low, high = int(first), int(last or first)
         if low > high or high > 0xFFFF:
             raise ConfigError("route", "commands", f"{text!r}, {part.strip()!r} must rise and stay within 0-65535")
