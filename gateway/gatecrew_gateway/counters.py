@@ -1,0 +1,39 @@
+"""What a gateway has counted since it started. Plain integers, added to once a batch; docs/counters.md explains each."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(slots=True)
+class Counters:
+    sessions_opened: int = 0
+    sessions_closed: int = 0
+    sessions_refused: int = 0  # over the listener's max_sessions
+    wire_errors: int = 0
+    slow_clients_cut: int = 0
+    requests: int = 0  # accepted
+    notifies: int = 0  # accepted
+    replies: int = 0  # answers that a worker gave, application errors included
+    errors: int = 0  # error packets of the gateway's own
+    notifies_dropped: int = 0
+    overloaded: int = 0
+    unavailable: int = 0
+    deadlines_exceeded: int = 0
+    outcome_unknown: int = 0
+    late_replies: int = 0
+    redelivered: int = 0
+    returned_not_started: int = 0
+    quarantined: int = 0
+    events_lost: int = 0  # open and close events that no worker took
+    links_opened: int = 0
+    links_lost: int = 0
+    workers_frozen: int = 0
+    loop_stalls: int = 0
+    pushes: int = 0
+    pushes_delivered: int = 0
+    pushes_no_session: int = 0
+    actions_refused: int = 0  # malformed, or for a session that is gone
+    batches_sent: int = 0
+    batches_received: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}

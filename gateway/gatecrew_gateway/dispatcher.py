@@ -1,0 +1,393 @@
+"""From packet to outcome: admits what clients send, settles what workers answer, decides what follows a loss.
+
+Pure: no sockets, no gRPC, no event loop; the clock is handed in. Every accepted packet gets exactly one outcome, here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Protocol
+
+from .codec import HEADER, Kind, Status, encode, encode_error
+from .config import MAX_PACKET, PACKET_OVERHEAD, GatewayConfig
+from .counters import Counters
+from .routing.lane import Lane, Pending
+from .routing.link import Link, LinkState
+from .routing.pool import Pool
+from .routing.route import Route, RouteTable
+from .session import Session, SessionTable
+
+log = logging.getLogger("gatecrew.gateway")
+dead_letters = logging.getLogger("gatecrew.deadletter")
+
+REQUEST, NOTIFY, OPEN, CLOSE = 0, 1, 2, 3  # the contract's Kind
+EVENT_DEADLINE_S = 60.0  # of open and close events
+NO_WORKER_WAIT_S = 0.5  # packets wait so long for a service's first worker to come back, then they fail
+
+_pack = HEADER.pack
+_MAX_BODY = MAX_PACKET - PACKET_OVERHEAD
+_RECEIVED_NOTIFY = int(Kind.NOTIFY)
+_REPLY = int(Kind.REPLY)
+
+
+class Answer(Protocol):
+    """A worker's reply; the contract's Reply is one."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def not_started(self) -> bool: ...
+
+
+class Dispatcher:
+    """Owns the pools and every accepted packet. `arm_linger`: see Pool. `forget(session_id)` is called when a closed
+    session has nothing open any more.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        sessions: SessionTable,
+        counters: Counters,
+        clock: Callable[[], float],
+        arm_linger: Callable[[Pool], None],
+        forget: Callable[[int], None],
+    ) -> None:
+        self.pools: dict[str, Pool] = {}
+        self.routes = RouteTable(config.routes, self.pools, self.pool)
+        self.counters = counters
+        self._sessions = sessions
+        self._max_waiting = config.max_waiting
+        self._max_attempts = config.max_attempts
+        self._clock = clock
+        self._arm_linger = arm_linger
+        self._forget = forget
+        self._next_id = 0
+        self._event_pools: list[Pool] = []
+
+    def pool(self, service: str) -> Pool:
+        """The pool of a service; made when the service is first heard of, and kept."""
+        pool = self.pools.get(service)
+        if pool is None:
+            pool = self.pools[service] = Pool(service, self._max_waiting, self._arm_linger)
+            pool.down_since = self._clock()
+        return pool
+
+    # From clients.
+
+    def receive(self, session: Session, packets: Sequence[tuple[int, int, int, bytes]]) -> None:
+        """What one client sent, as (kind, command, seq, body) of the client wire, in order."""
+        now = self._clock()
+        known = self.routes.known
+        first = id = self._next_id
+        notifies = 0
+        for kind, command, seq, body in packets:
+            if kind > _RECEIVED_NOTIFY:
+                if kind == Kind.PING:
+                    session.out.append(encode(Kind.PONG, command, seq, body))
+                continue
+            route = known.get(command) or self.routes.resolve(command)
+            if route is None or route.pool.load >= route.pool.capacity or route.pool.refusing:
+                self._refuse(session, kind, command, seq, route)
+                continue
+            pool = route.pool
+            id += 1
+            lane = session.lane
+            if route.free:
+                lane = Lane(session, pool)
+            elif lane is None or lane.pool is not pool:
+                lane = session.lane_in(pool)
+            if kind == _RECEIVED_NOTIFY:
+                notifies += 1
+                resend = route.notify_resend
+                kind = NOTIFY
+            else:
+                resend = route.resend
+                kind = REQUEST
+            pool.admit(lane, Pending(id, lane, route, kind, command, seq, body, now + route.timeout_s, resend))
+        self._next_id = id
+        accepted = id - first
+        session.in_flight += accepted
+        if session.out:
+            session.flush()
+        self.counters.requests += accepted - notifies
+        self.counters.notifies += notifies
+
+    def _refuse(self, session: Session, kind: int, command: int, seq: int, route: Route | None) -> None:
+        if route is None and not self.pools:
+            status, reason = Status.UNAVAILABLE, "no worker has registered yet"
+        elif route is None:
+            status, reason = Status.UNIMPLEMENTED, f"no service serves command {command}"
+        elif not route.pool.links:
+            status, reason = Status.UNAVAILABLE, f"no worker of {route.pool.service!r} is there"
+        else:
+            status, reason = Status.RESOURCE_EXHAUSTED, f"every worker of {route.pool.service!r} is full, try later"
+        self._count_refusal(status)
+        if kind == _RECEIVED_NOTIFY:
+            self.counters.notifies_dropped += 1
+        else:
+            self._error(session, command, seq, status, reason)
+
+    def _count_refusal(self, status: Status) -> None:
+        if status is Status.RESOURCE_EXHAUSTED:
+            self.counters.overloaded += 1
+        elif status is Status.UNAVAILABLE:
+            self.counters.unavailable += 1
+
+    def _error(self, session: Session, command: int, seq: int, status: int, reason: str) -> None:
+        self.counters.errors += 1
+        session.out.append(encode_error(command, seq, status, reason))
+
+    # Session events.
+
+    def opened(self, session: Session) -> None:
+        for pool in self._event_pools:
+            self._event(session, pool, OPEN)
+
+    def closed(self, session: Session) -> None:
+        """The client has gone. What it left open runs on, unheard."""
+        for lane in tuple(session.all_lanes()):
+            if lane.opened:
+                self._event(session, lane.pool, CLOSE)
+        if not session.in_flight:
+            self._forget(session.id)
+
+    def _event(self, session: Session, pool: Pool, kind: int) -> None:
+        lane = session.lane_in(pool)
+        lane.opened = True
+        self._next_id += 1
+        session.in_flight += 1
+        deadline = self._clock() + EVENT_DEADLINE_S
+        pool.admit(lane, Pending(self._next_id, lane, None, kind, 0, 0, b"", deadline, True))
+
+    # Links.
+
+    def joined(self, link: Link, commands: Iterable[int], session_events: bool) -> None:
+        """A worker is ready. `commands`: those it serves; none means all that no other service claims."""
+        pool = link.pool
+        served = frozenset(commands) or None
+        if served != pool.commands:
+            # While versions of a service run side by side the newest says what it serves.
+            pool.commands = served
+            self.routes.forget()
+        pool.join(link)
+        self.counters.links_opened += 1
+        if session_events and not pool.session_events:
+            pool.session_events = True
+            self._event_pools.append(pool)
+            for session in tuple(self._sessions.by_id.values()):
+                self._event(session, pool, OPEN)
+
+    def suspected(self, link: Link) -> None:
+        """Silent for a while: it keeps what it has and gets nothing new."""
+        link.state = LinkState.SUSPECT
+        link.pool.leave(link, self._clock())
+        link.hold()
+
+    def recovered(self, link: Link) -> None:
+        link.state = LinkState.READY
+        link.pool.join(link)
+
+    def draining(self, link: Link) -> None:
+        if link.state is not LinkState.DRAINING:
+            link.state = LinkState.DRAINING
+            link.pool.leave(link, self._clock())
+            link.hold()
+
+    def lost(self, link: Link, crashed: bool) -> None:
+        """Move everything unanswered to other workers. The caller has cancelled the stream, so that nothing more can
+        arrive on it. `crashed`: the worker's process died, so one of the packets it held may have killed it.
+        """
+        link.state = LinkState.LOST
+        link.pool.leave(link, self._clock())
+        self.counters.links_lost += 1
+        culprit = link.suspect if crashed else None
+        link.suspect = None
+        blocks: dict[Lane, list[Pending]] = {}
+        for packet in link.pending.values():
+            block = blocks.setdefault(packet.lane, [])
+            packet.suspect = crashed and culprit is None
+            if packet is culprit:
+                self._quarantine(packet)
+            elif not packet.resend:
+                self._fail(packet, Status.ABORTED, "outcome unknown: the worker was lost and may have run it")
+            elif packet.attempt + 1 >= self._max_attempts:
+                self._fail(packet, Status.UNAVAILABLE, f"{self._max_attempts} workers were lost with this request")
+            else:
+                packet.attempt += 1
+                self.counters.redelivered += 1
+                block.append(packet)
+        for packet in link.queue:
+            blocks.setdefault(packet.lane, []).append(packet)
+        link.pending = {}
+        link.queue = []
+        for lane, block in reversed(blocks.items()):
+            lane.link = None
+            lane.open = 0
+            lane.held = False
+            lane.waiting[:0] = block
+            if lane.waiting:
+                link.pool.list(lane, first=True)
+        if (link.pool.ready or link.pool.suspects) and not link.pool.awake:
+            link.pool.wake()
+
+    def _quarantine(self, packet: Pending) -> None:
+        self.counters.quarantined += 1
+        dead_letters.error(
+            "quarantined: command %d of session %x, %d bytes, was being handled when two workers of %r crashed",
+            packet.command,
+            packet.lane.session.id,
+            len(packet.body),
+            packet.lane.pool.service,
+        )
+        self._fail(packet, Status.ABORTED, "quarantined: two workers crashed while they handled this request")
+
+    # From workers.
+
+    def answered(self, link: Link, answers: Iterable[Answer], touched: list[Session]) -> None:
+        """Settle a batch. Sessions with something to write are added to `touched`; the caller flushes them."""
+        pop = link.pending.pop
+        late = replies = 0
+        for answer in answers:
+            packet = pop(answer.id, None)
+            if packet is None:
+                late += 1
+                continue
+            replies += 1
+            lane = packet.lane
+            session = lane.session
+            status = answer.status
+            if packet.suspect:
+                packet.suspect = False
+                link.suspect = None
+            lane.open -= 1
+            if status and answer.not_started:
+                self._give_back(packet)
+                continue
+            lane.pool.load -= 1
+            if not lane.open:
+                if lane.waiting:
+                    lane.pool.release(lane)
+                else:
+                    lane.link = None
+                    lane.held = False
+            session.in_flight -= 1
+            if session.port is None:
+                if not session.in_flight:
+                    self._forget(session.id)
+            elif packet.kind == REQUEST:
+                out = session.out
+                if not out:
+                    touched.append(session)
+                if status:
+                    out.append(encode_error(packet.command, packet.seq, status, answer.message))
+                else:
+                    body = answer.body
+                    size = len(body)
+                    if size > _MAX_BODY:
+                        self._error(session, packet.command, packet.seq, Status.INTERNAL, "the reply is too big")
+                    else:
+                        out.append(_pack(PACKET_OVERHEAD + size, _REPLY, 0, packet.command, packet.seq) + body)
+            elif session.paused:
+                touched.append(session)
+        self.counters.late_replies += late
+        self.counters.replies += replies
+        link.answered += replies
+
+    def _give_back(self, packet: Pending) -> None:
+        """A worker did not begin it: it is free to go to another, ahead of what came after it."""
+        lane = packet.lane
+        self.counters.returned_not_started += 1
+        if not lane.pool.budget.spend(self._clock()):
+            self._fail(packet, Status.UNAVAILABLE, "no worker took it, and the retry budget is spent")
+        else:
+            # Ids rise within a lane, so this keeps the order when several come back.
+            at = next((i for i, other in enumerate(lane.waiting) if other.id > packet.id), len(lane.waiting))
+            lane.waiting.insert(at, packet)
+            lane.held = True
+        if not lane.open:
+            lane.pool.release(lane)
+
+    # Outcomes that no worker gave.
+
+    def _fail(self, packet: Pending, status: Status, reason: str) -> None:
+        """Give a packet its outcome. It must be out of every list; its lane is the caller's."""
+        lane = packet.lane
+        session = lane.session
+        lane.pool.load -= 1
+        session.in_flight -= 1
+        if packet.kind == REQUEST:
+            if status is Status.ABORTED:
+                self.counters.outcome_unknown += 1
+            self._error(session, packet.command, packet.seq, status, reason)
+        elif packet.kind == NOTIFY:
+            self.counters.notifies_dropped += 1
+        else:
+            self.counters.events_lost += 1
+        session.flush()
+        if session.port is None and not session.in_flight:
+            self._forget(session.id)
+
+    def sweep(self, now: float) -> None:
+        """Fail what is past its deadline, and what waits for a service without workers. Call it ten times a second."""
+        for pool in self.pools.values():
+            down = pool.down_since is not None and now - pool.down_since > NO_WORKER_WAIT_S
+            pool.refusing = down
+            if pool.load:
+                self._sweep_waiting(pool, now, down)
+
+    def sweep_link(self, link: Link, now: float) -> None:
+        """Fail what is past its deadline here. Late answers are dropped; the worker minds its own load."""
+        late = [packet for packet in link.pending.values() if packet.deadline <= now]
+        held = {id(p.lane): p.lane for p in link.pending.values() if p.lane.waiting}
+        for packet in late:
+            del link.pending[packet.id]
+            if packet is link.suspect:
+                link.suspect = None
+            packet.suspect = False
+        unwritten = [packet for packet in link.queue if packet.deadline <= now]
+        if unwritten:
+            link.queue = [packet for packet in link.queue if packet.deadline > now]
+        for packet in chain(late, unwritten):
+            lane = packet.lane
+            lane.open -= 1
+            self._expire(packet)
+            if not lane.open:
+                lane.pool.release(lane)
+        for lane in held.values():
+            if lane.link is link:
+                self._expire_waiting(lane, now)
+        if late and link.queue and not link.awake:
+            link.wake()
+
+    def _sweep_waiting(self, pool: Pool, now: float, down: bool) -> None:
+        for queue in (pool.ready, pool.suspects):
+            for lane in tuple(queue):
+                if down:
+                    gone = [packet for packet in lane.waiting if packet.route is not None]
+                    lane.waiting = [packet for packet in lane.waiting if packet.route is None]
+                    for packet in gone:
+                        self.counters.unavailable += 1
+                        self._fail(packet, Status.UNAVAILABLE, f"no worker of {pool.service!r} is there")
+                self._expire_waiting(lane, now)
+                if not lane.waiting:
+                    queue.remove(lane)
+
+    def _expire_waiting(self, lane: Lane, now: float) -> None:
+        gone = [packet for packet in lane.waiting if packet.deadline <= now]
+        if gone:
+            lane.waiting = [packet for packet in lane.waiting if packet.deadline > now]
+            for packet in gone:
+                self._expire(packet)
+
+    def _expire(self, packet: Pending) -> None:
+        self.counters.deadlines_exceeded += 1
+        self._fail(packet, Status.DEADLINE_EXCEEDED, "no answer within the deadline")

@@ -1,0 +1,207 @@
+"""A gateway process: builds its rooms, starts them, drains them, stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Coroutine
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+
+from gatecrew import __version__
+from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2
+from gatecrew_registry import Entry, Registration, Registry
+
+from .actions import Actions
+from .config import GatewayConfig
+from .counters import Counters
+from .dispatcher import Dispatcher
+from .net.crew import TICK_S, Crew
+from .net.listener import Listener
+from .net.peers import GATEWAY_TAG, Peers
+from .net.service import GatewayService
+from .routing.pool import LINGER_S, Pool
+from .session import PREFIX_BITS, SessionTable
+
+log = logging.getLogger("gatecrew.gateway")
+
+
+class Gateway:
+    """`start`, then `drain` and `aclose`. Made inside a running loop; the registry stays the caller's."""
+
+    def __init__(self, config: GatewayConfig, registry: Registry) -> None:
+        self.config = config
+        self.gateway_id = f"{config.name}-{secrets.token_hex(4)}"
+        self.service_address = ""
+        self._registry = registry
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
+        self._draining = False
+        self.counters = Counters()
+        self._sessions = SessionTable(1 + secrets.randbelow((1 << PREFIX_BITS) - 1))
+        self._actions = Actions(self._sessions, self.counters)
+        self._dispatcher = Dispatcher(
+            config, self._sessions, self.counters, self._loop.time, self._arm_linger, self._forget
+        )
+        self._hello = worker_pb2.GatewayHello(
+            gateway_id=self.gateway_id, version=__version__, session_prefix=self._sessions.prefix
+        )
+        self._crew = Crew(config, registry, self._hello, self._dispatcher, self._actions, self.counters)
+        self._peers = Peers(registry, self.gateway_id)
+        self._listeners = [
+            Listener(listener, self._dispatcher, self._sessions, self.counters) for listener in config.listeners
+        ]
+        self._server: grpc.aio.Server | None = None
+        self._registration: Registration | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where clients connect: listener name -> host:port."""
+        return {listener.config.name: listener.address for listener in self._listeners}
+
+    async def start(self) -> None:
+        """Listen, register, and begin to follow the registry.
+
+        Raises:
+            OSError: a port can't be had; nothing is left open.
+        """
+        try:
+            await self._serve()
+            for listener in self._listeners:
+                await listener.start()
+        except BaseException:
+            await self.aclose()
+            raise
+        self._registration = Registration(self._registry, self._entry())
+        await self._registration.__aenter__()
+        for name, work in (
+            ("watch workers", self._crew.watch()),
+            ("watch gateways", self._peers.watch()),
+            ("tick", self._tick()),
+        ):
+            self._own(name, work)
+
+    def _own(self, name: str, work: Coroutine[None, None, None]) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+    async def _serve(self) -> None:
+        # SO_REUSEPORT would let a second gateway on the same port take half of the calls.
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        status = GatewayService(
+            self.gateway_id, self._sessions, self._actions, self._peers, self._loop.time, self._status
+        )
+        gateway_pb2_grpc.add_GatewayServicer_to_server(status, server)
+        health = health_aio.HealthServicer()
+        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        address = f"{self.config.service_host}:{self.config.service_port}"
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError:
+            raise OSError(
+                f"can't listen on {address} for the Gateway service: in use, or not an address of ours"
+            ) from None
+        await server.start()
+        self._server = server
+        self.service_address = f"{self.config.advertise_host or self.config.service_host}:{port}"
+        self._hello.service_address = self.service_address
+
+    def _entry(self) -> Entry:
+        host, _, port = self.service_address.rpartition(":")
+        listeners = ",".join(f"{name}={address}" for name, address in self.addresses.items())
+        return Entry(
+            service="gatecrew-gateway",
+            id=f"gatecrew-gateway-{host}-{port}",
+            host=host,
+            port=int(port),
+            tags=(GATEWAY_TAG,),
+            meta={
+                "contract": "v1",
+                "gateway_id": self.gateway_id,
+                "session_prefix": str(self._sessions.prefix),
+                "listeners": listeners[:512],
+                "version": __version__,
+            },
+        )
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self._loop.time()
+            self._crew.tick(now)
+            for listener in self._listeners:
+                listener.sweep(now)
+
+    def _arm_linger(self, pool: Pool) -> None:
+        self._loop.call_later(LINGER_S, pool.linger_passed)
+
+    def _forget(self, session_id: int) -> None:
+        self._crew.forget(session_id)
+
+    def _status(self) -> gateway_pb2.StatusResponse:
+        response = gateway_pb2.StatusResponse(
+            uptime_ms=int((self._loop.time() - self._started_at) * 1000),
+            counters=self.counters.as_dict(),
+            draining=self._draining,
+        )
+        for listener in self._listeners:
+            response.listeners.add(
+                name=listener.config.name, address=listener.address, sessions=len(listener.connections)
+            )
+        for member in self._crew.members.values():
+            shell = member.link
+            link = None if shell is None else shell.link
+            status = response.links.add(
+                service=member.entry.service,
+                worker_id=member.entry.id,
+                address=f"{member.entry.host}:{member.entry.port}",
+                state="connecting",
+            )
+            if shell is not None and link is not None:
+                status.incarnation = shell.incarnation
+                status.state = link.state
+                status.in_flight = len(link.pending)
+                status.sent = link.sent
+                status.answered = link.answered
+                status.commands.extend(shell.commands)
+                status.unary = shell.unary
+        return response
+
+    async def drain(self) -> None:
+        """Lame duck: accept nobody new, tell every client to reconnect elsewhere, let what is open finish."""
+        self._draining = True
+        for listener in self._listeners:
+            listener.stop_accepting()
+        if self._registration is not None:
+            await self._registration.__aexit__(None, None, None)
+            self._registration = None
+        spread = self.config.drain_s / 2 if len(self._sessions) > 100 else 0.0
+        await asyncio.gather(
+            *(
+                listener.drain(spread, self.config.drain_s, "the gateway is being stopped")
+                for listener in self._listeners
+            )
+        )
+
+    async def aclose(self) -> None:
+        """Stop now. What is still open is cut."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+            self._tasks = []
+        if self._registration is not None:
+            await self._registration.__aexit__(None, None, None)
+            self._registration = None
+        for listener in self._listeners:
+            await listener.aclose()
+        await self._crew.aclose()
+        await self._peers.aclose()
+        if self._server is not None:
+            await self._server.stop(0.5)
+            self._server = None

@@ -1,0 +1,1 @@
+"""The rooms that own a wire: client connections, links to workers, the Gateway service and its peers."""

@@ -1,0 +1,116 @@
+"""One client's socket: bytes in, packets to the dispatcher, bytes out. Knows no packet kinds and no workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..codec import Decoder, Status, WireError, encode_error
+from ..session import Session
+
+if TYPE_CHECKING:
+    from .listener import Listener
+
+CLOSE_WITHIN_S = 2.0  # a client that does not read would keep a closing socket for ever
+
+
+class Connection(asyncio.Protocol):
+    """Also the session's port (see ClientPort)."""
+
+    __slots__ = ("_backlog", "_closing", "_decoder", "_listener", "_transport", "session", "write")
+
+    session: Session
+    write: Callable[[bytes], None]  # the transport's own, one call less a packet
+    _transport: asyncio.Transport
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._decoder = Decoder(listener.config.max_packet)
+        self._backlog: list[tuple[int, int, int, bytes]] | None = None  # read, but over the session's max_in_flight
+        self._closing = False
+
+    # From the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.write = transport.write
+        config = self._listener.config
+        # pause_writing at this mark means that the client does not read.
+        transport.set_write_buffer_limits(high=config.max_unsent, low=config.max_unsent // 4)
+        self._listener.opened(self, transport.get_extra_info("peername"))
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        packets, error = self._decoder.decode(data)
+        if packets:
+            session = self.session
+            room = session.max_in_flight - session.in_flight
+            if len(packets) > room:
+                self._backlog = packets[room:]
+                packets = packets[:room]
+                session.paused = True
+                self._transport.pause_reading()
+            self._listener.dispatcher.receive(session, packets)
+        if error is not None:
+            self._broken(error)
+        elif self._decoder.unfinished:
+            self._listener.unfinished.setdefault(self, asyncio.get_running_loop().time())
+        elif self._listener.unfinished:
+            self._listener.unfinished.pop(self, None)
+
+    def pause_writing(self) -> None:
+        self._listener.counters.slow_clients_cut += 1
+        self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._closing = True
+        self._listener.lost(self)
+
+    # From the session.
+
+    def pause(self) -> None:
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Take what was read before the pause; read on if that does not fill the session again."""
+        backlog, self._backlog = self._backlog, None
+        if backlog and not self._closing:
+            session = self.session
+            room = session.max_in_flight - session.in_flight
+            if len(backlog) > room:
+                self._backlog = backlog[room:]
+                session.paused = True
+            self._listener.dispatcher.receive(session, backlog[:room])
+        if not self.session.paused and not self._closing:
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._transport.close()
+            self._listener.loop.call_later(CLOSE_WITHIN_S, self._transport.abort)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def timed_out(self) -> None:
+        self.fail(
+            encode_error(
+                0,
+                0,
+                Status.DEADLINE_EXCEEDED,
+                f"a packet took longer than {self._listener.config.packet_timeout_s:g} s",
+            )
+        )
+
+    def fail(self, error_packet: bytes) -> None:
+        self._listener.counters.wire_errors += 1
+        self.session.out.append(error_packet)
+        self.session.flush()
+        self.close()
+
+    def _broken(self, error: WireError) -> None:
+        self.fail(encode_error(0, error.seq, error.status, error.reason))

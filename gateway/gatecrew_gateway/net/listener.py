@@ -1,0 +1,137 @@
+"""One listening port: its socket, its limits, its online list."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+
+from ..codec import Status, encode_error, encode_goaway
+from ..config import ListenerConfig
+from ..counters import Counters
+from ..dispatcher import Dispatcher
+from ..session import SessionTable
+from .connection import Connection
+
+SOCKET_SEND_BUFFER = 128 * 1024  # bytes; the kernel's default takes 3 MiB from us before a slow client is noticed
+BACKLOG = 1024
+DRAIN_TICK_S = 0.05
+
+
+class Listener:
+    """Accepts clients and owns their connections."""
+
+    def __init__(
+        self, config: ListenerConfig, dispatcher: Dispatcher, sessions: SessionTable, counters: Counters
+    ) -> None:
+        self.config = config
+        self.dispatcher = dispatcher
+        self.counters = counters
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[Connection] = set()
+        self.unfinished: dict[Connection, float] = {}  # since when a packet has been half here
+        self.address = ""
+        self._sessions = sessions
+        self._server: asyncio.Server | None = None
+        self._emptied: asyncio.Event = asyncio.Event()
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address can't be had.
+        """
+        family = socket.AF_INET6 if ":" in self.config.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Accepted sockets inherit both.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_SEND_BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setblocking(False)
+            sock.bind((self.config.host, self.config.port))
+            self._server = await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+        self.address = f"{self.config.host}:{sock.getsockname()[1]}"
+
+    # From connections.
+
+    def opened(self, connection: Connection, peer: tuple[str, int] | None) -> None:
+        config = self.config
+        session = connection.session = self._sessions.open(
+            f"{peer[0]}:{peer[1]}" if peer else "", config.name, config.max_in_flight, connection, self.loop.time()
+        )
+        self.connections.add(connection)
+        self._emptied.clear()
+        self.counters.sessions_opened += 1
+        if len(self.connections) > config.max_sessions:
+            self.counters.sessions_refused += 1
+            session.out.append(encode_error(0, 0, Status.RESOURCE_EXHAUSTED, "this listener is full, try later"))
+            session.flush()
+            connection.close()
+        else:
+            self.dispatcher.opened(session)
+
+    def lost(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self.unfinished.pop(connection, None)
+        self.counters.sessions_closed += 1
+        session = connection.session
+        self._sessions.close(session)
+        self.dispatcher.closed(session)
+        if not self.connections:
+            self._emptied.set()
+
+    def sweep(self, now: float) -> None:
+        """Cut clients that began a packet and did not end it in time."""
+        late = [c for c, since in self.unfinished.items() if now - since > self.config.packet_timeout_s]
+        for connection in late:
+            del self.unfinished[connection]
+            connection.timed_out()
+
+    # Leaving.
+
+    def stop_accepting(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def drain(self, spread_s: float, within_s: float, reason: str) -> None:
+        """Ask every client to leave, spread over `spread_s` seconds so that they do not all reconnect at once, and
+        close each one when nothing of it has been open for a tick. Returns when all are gone or `within_s` passed.
+        """
+        told: list[Connection] = []
+        quiet: set[Connection] = set()
+        untold = list(self.connections)
+        random.shuffle(untold)
+        count = len(untold)
+        started = self.loop.time()
+        while self.connections:
+            passed = self.loop.time() - started
+            if passed > within_s:
+                return
+            due = count if passed >= spread_s else int(count * passed / spread_s) + 1
+            while untold and len(told) < due:
+                connection = untold.pop()
+                told.append(connection)
+                connection.session.out.append(encode_goaway(random.randrange(1000), reason))
+                connection.session.flush()
+            for connection in told:
+                if connection.session.in_flight:
+                    quiet.discard(connection)
+                elif connection in quiet:
+                    connection.close()
+                else:
+                    quiet.add(connection)
+            await asyncio.sleep(DRAIN_TICK_S)
+
+    async def aclose(self) -> None:
+        self.stop_accepting()
+        for connection in tuple(self.connections):
+            connection.abort()
+        if self.connections:
+            await self._emptied.wait()
+        if self._server is not None:
+            await self._server.wait_closed()
+            self._server = None

@@ -1,0 +1,89 @@
+"""The other gateways: carries what the Gateway service is asked to do to sessions that they hold."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from gatecrew.v1 import gateway_pb2_grpc
+from gatecrew_registry import Entry, Registry
+
+log = logging.getLogger("gatecrew.gateway")
+
+GATEWAY_TAG = "gatecrew-gateway"
+HOP = "gatecrew-hop"  # metadata of a call that a gateway makes for another: it must not travel on
+WITHIN_S = 2.0
+
+Message = TypeVar("Message")
+
+
+class Peers:
+    def __init__(self, registry: Registry, own_id: str) -> None:
+        self._registry = registry
+        self._own_id = own_id
+        self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}  # registry id -> (address, channel)
+        self._prefixes: dict[str, int] = {}  # registry id -> session prefix
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def watch(self) -> None:
+        """Follow the registry, until cancelled."""
+        async for gateways in self._registry.watch(GATEWAY_TAG):
+            self._reconcile(gateways)
+
+    def _reconcile(self, gateways: Mapping[str, tuple[Entry, ...]]) -> None:
+        listed = {
+            entry.id: entry
+            for entries in gateways.values()
+            for entry in entries
+            if entry.meta.get("gateway_id") != self._own_id
+        }
+        for id, (address, _) in list(self._channels.items()):
+            entry = listed.get(id)
+            if entry is None or f"{entry.host}:{entry.port}" != address:
+                self._drop(id)
+        for id, entry in listed.items():
+            address = f"{entry.host}:{entry.port}"
+            if id not in self._channels:
+                self._channels[id] = (address, grpc.aio.insecure_channel(address))
+            prefix = entry.meta.get("session_prefix", "")
+            self._prefixes[id] = int(prefix) if prefix.isdecimal() else -1
+
+    def _drop(self, id: str) -> None:
+        _, channel = self._channels.pop(id)
+        self._prefixes.pop(id, None)
+        task = asyncio.create_task(channel.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def ask(self, method: str, request: object, prefix: int | None = None) -> list[object]:
+        """Make a call of the Gateway service to all others, or to the one whose sessions have this prefix.
+
+        Returns the answers of those that gave one.
+        """
+        channels = [
+            channel for id, (_, channel) in self._channels.items() if prefix is None or self._prefixes.get(id) == prefix
+        ]
+        if not channels:
+            return []
+        answers = await asyncio.gather(*(self._ask(channel, method, request) for channel in channels))
+        return [answer for answer in answers if answer is not None]
+
+    async def _ask(self, channel: grpc.aio.Channel, method: str, request: object) -> object | None:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+        try:
+            answer: object = await getattr(stub, method)(request, timeout=WITHIN_S, metadata=((HOP, "1"),))
+            return answer
+        except grpc.aio.AioRpcError as error:
+            log.warning("a gateway did not answer %s: %s %s", method, error.code().name, error.details())
+            return None
+
+    async def aclose(self) -> None:
+        for id in list(self._channels):
+            self._drop(id)
+        if self._closing:
+            await asyncio.wait(self._closing)

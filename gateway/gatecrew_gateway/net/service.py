@@ -1,0 +1,140 @@
+"""The Gateway gRPC service: what workers without `Link`, outside programs and the command line may do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+import grpc
+import grpc.aio
+
+from gatecrew import __version__
+from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2
+
+from ..actions import ActionError, Actions
+from ..session import COUNTER_BITS, Session, SessionTable
+from .peers import HOP, Peers
+from .stream import add_context
+
+DEFAULT_LIMIT = 1000
+MOST_LISTED = 100_000
+
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class GatewayService(gateway_pb2_grpc.GatewayServicer):
+    """`status` fills in the answer of Status."""
+
+    def __init__(
+        self,
+        gateway_id: str,
+        sessions: SessionTable,
+        actions: Actions,
+        peers: Peers,
+        clock: Callable[[], float],
+        status: Callable[[], gateway_pb2.StatusResponse],
+    ) -> None:
+        self._gateway_id = gateway_id
+        self._sessions = sessions
+        self._actions = actions
+        self._peers = peers
+        self._clock = clock
+        self._status = status
+
+    async def Push(self, request: worker_pb2.Push, context: Context) -> gateway_pb2.Reached:  # type: ignore[override]
+        prefix = self._prefix(request.session) if request.WhichOneof("target") == "session" else None
+        return await self._act("Push", worker_pb2.Action(push=request), request, prefix, context)
+
+    async def Bind(self, request: worker_pb2.Bind, context: Context) -> gateway_pb2.Reached:  # type: ignore[override]
+        action = worker_pb2.Action(bind=request)
+        return await self._act("Bind", action, request, self._prefix(request.session), context)
+
+    async def SetAttributes(  # type: ignore[override]
+        self, request: worker_pb2.SetAttributes, context: Context
+    ) -> gateway_pb2.Reached:
+        action = worker_pb2.Action(set_attributes=request)
+        return await self._act("SetAttributes", action, request, self._prefix(request.session), context)
+
+    async def Join(self, request: worker_pb2.Join, context: Context) -> gateway_pb2.Reached:  # type: ignore[override]
+        action = worker_pb2.Action(join=request)
+        return await self._act("Join", action, request, self._prefix(request.session), context)
+
+    async def Leave(self, request: worker_pb2.Leave, context: Context) -> gateway_pb2.Reached:  # type: ignore[override]
+        action = worker_pb2.Action(leave=request)
+        return await self._act("Leave", action, request, self._prefix(request.session), context)
+
+    async def Kick(self, request: worker_pb2.Kick, context: Context) -> gateway_pb2.Reached:  # type: ignore[override]
+        prefix = self._prefix(request.session) if request.WhichOneof("target") == "session" else None
+        return await self._act("Kick", worker_pb2.Action(kick=request), request, prefix, context)
+
+    @staticmethod
+    def _prefix(session_id: int) -> int:
+        return session_id >> COUNTER_BITS
+
+    async def _act(
+        self, method: str, action: worker_pb2.Action, request: object, prefix: int | None, context: Context
+    ) -> gateway_pb2.Reached:
+        """Do it here, and at the other gateways if it may concern their sessions."""
+        reached = 0
+        if prefix is None or prefix == self._sessions.prefix:
+            touched: list[Session] = []
+            try:
+                reached = self._actions.apply(action, touched)
+            except ActionError as error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            for session in touched:
+                session.flush()
+        if prefix != self._sessions.prefix and not _has_hopped(context):
+            for answer in await self._peers.ask(method, request, prefix):
+                assert isinstance(answer, gateway_pb2.Reached)
+                reached += answer.sessions
+        return gateway_pb2.Reached(sessions=reached)
+
+    async def ListSessions(  # type: ignore[override]
+        self, request: gateway_pb2.ListSessionsRequest, context: Context
+    ) -> gateway_pb2.ListSessionsResponse:
+        limit = min(request.limit or DEFAULT_LIMIT, MOST_LISTED)
+        response = gateway_pb2.ListSessionsResponse()
+        for session in self._matching(request):
+            response.total += 1
+            if response.total <= limit:
+                self._describe(response.sessions.add(), session)
+        if not _has_hopped(context):
+            for answer in await self._peers.ask("ListSessions", request):
+                assert isinstance(answer, gateway_pb2.ListSessionsResponse)
+                response.total += answer.total
+                response.sessions.extend(answer.sessions[: limit - len(response.sessions)])
+        return response
+
+    def _matching(self, request: gateway_pb2.ListSessionsRequest) -> Iterable[Session]:
+        found: Iterable[Session] = self._sessions.by_id.values()
+        if request.user:
+            found = self._sessions.of_user(request.user)
+        elif request.group:
+            found = self._sessions.in_group(request.group)
+        return (
+            session
+            for session in found
+            if (not request.group or request.group in (session.groups or ()))
+            and (not request.listener or session.listener == request.listener)
+        )
+
+    def _describe(self, info: gateway_pb2.SessionInfo, session: Session) -> None:
+        add_context(info.context, session)
+        info.gateway_id = self._gateway_id
+        info.groups.extend(sorted(session.groups or ()))
+        info.in_flight = session.in_flight
+        info.connected_ms = int((self._clock() - session.opened_at) * 1000)
+
+    async def Status(  # type: ignore[override]
+        self, request: gateway_pb2.StatusRequest, context: Context
+    ) -> gateway_pb2.StatusResponse:
+        response = self._status()
+        response.gateway_id = self._gateway_id
+        response.version = __version__
+        response.process_id = os.getpid()
+        return response
+
+
+def _has_hopped(context: Context) -> bool:
+    return any(key == HOP for key, _ in context.invocation_metadata() or ())

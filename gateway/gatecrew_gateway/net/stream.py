@@ -1,0 +1,321 @@
+"""A link over the worker's `Link` stream: one reader and one writer for its whole life.
+
+Measured rules of grpc.aio that shape this file: two writes at once end the call, and so does cancelling a read or a
+write; nothing but `call.cancel()` ends a stream whose peer is frozen; a cancelled call surfaces as CancelledError in
+tasks that nobody cancelled; HTTP/2 keepalive does not see a worker whose loop hangs, so heartbeats go to its loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+
+from gatecrew.v1 import worker_pb2
+
+from ..actions import ActionError, Actions
+from ..counters import Counters
+from ..dispatcher import Dispatcher
+from ..routing.lane import Pending
+from ..routing.link import Link, LinkState
+from ..session import Session
+
+log = logging.getLogger("gatecrew.gateway")
+
+HELLO_WITHIN_S = 3.0
+DEFAULT_MAX_IN_FLIGHT = 1024
+MOST_IN_FLIGHT = 65_536
+MESSAGE_LIMIT = 3 << 20  # bytes; gRPC's own limit of 4 MiB would end the stream
+
+
+class Unimplemented(Exception):
+    """The worker serves no `Link`."""
+
+
+class Refused(Exception):
+    """What answers is not the worker that the registry spoke of; the text says why."""
+
+
+class StreamLink:
+    """Runs one link from hello to loss."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        service: str,
+        worker_id: str,
+        hello: worker_pb2.GatewayHello,
+        dispatcher: Dispatcher,
+        actions: Actions,
+        counters: Counters,
+    ) -> None:
+        self._open = channel.stream_stream(
+            "/gatecrew.v1.LogicWorker/Link",
+            request_serializer=None,  # we hand over bytes, since their size decides how a batch is split
+            response_deserializer=worker_pb2.WorkerMessage.FromString,
+        )
+        self._service = service
+        self._worker_id = worker_id
+        self._hello = hello
+        self._dispatcher = dispatcher
+        self._actions = actions
+        self._counters = counters
+        self._loop = asyncio.get_running_loop()
+        self._call: grpc.aio.StreamStreamCall[bytes, worker_pb2.WorkerMessage] | None = None
+        self._known: dict[int, int] = {}  # session id -> version of the context that the worker has
+        self._forgotten: list[int] = []
+        self._receipts: list[worker_pb2.PushResult] = []
+        self._beat = 0
+        self._beat_due = False
+        self._wanted = False
+        self._waiter: asyncio.Future[None] | None = None
+        self.link: Link | None = None
+        self.incarnation = ""
+        self.heard_at = 0.0  # loop time of the worker's last message
+        self.commands: Sequence[int] = ()
+        self.unary = False
+
+    async def run(self) -> None:
+        """Open the stream, serve it until it ends, move what is unanswered elsewhere.
+
+        Raises:
+            Unimplemented: the worker has no `Link`.
+            Refused: wrong service.
+            grpc.RpcError: there was no worker to talk to.
+        """
+        call = self._call = self._open()
+        try:
+            async with asyncio.timeout(HELLO_WITHIN_S):
+                await call.write(worker_pb2.GatewayMessage(hello=self._hello).SerializeToString())
+                first = await call.read()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise Unimplemented from None
+            raise
+        except (TimeoutError, asyncio.InvalidStateError):
+            call.cancel()
+            raise Refused(f"no hello within {HELLO_WITHIN_S:g} s") from None
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        self._check(first)
+        hello = first.hello
+        link = self.link = Link(
+            self._dispatcher.pool(hello.service),
+            self._worker_id,
+            min(hello.max_in_flight or DEFAULT_MAX_IN_FLIGHT, MOST_IN_FLIGHT),
+            self._wake,
+        )
+        self.incarnation = hello.incarnation
+        self.commands = tuple(hello.commands)
+        self.heard_at = self._loop.time()
+        writer = asyncio.create_task(self._write(link), name=f"write {self._worker_id}")
+        crashed = False
+        try:
+            self._dispatcher.joined(link, hello.commands, hello.session_events)
+            crashed = await self._read(link)
+        finally:
+            self._lose(crashed)
+            writer.cancel()
+            await asyncio.wait([writer])
+
+    def _check(self, first: worker_pb2.WorkerMessage | object) -> None:
+        if not isinstance(first, worker_pb2.WorkerMessage) or not first.HasField("hello"):
+            self._cancel()
+            raise Refused("its first message is not a hello")
+        if first.hello.service != self._service:
+            self._cancel()
+            raise Refused(f"it says that it serves {first.hello.service!r}, the registry says {self._service!r}")
+
+    # The reader.
+
+    async def _read(self, link: Link) -> bool:
+        """Until the stream ends; returns whether the worker crashed."""
+        assert self._call is not None
+        read = self._call.read
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            while True:
+                message = await read()
+                if not isinstance(message, worker_pb2.WorkerMessage):  # the end of the stream
+                    return False
+                self.heard_at = self._loop.time()
+                self._take_in(link, message)
+        except grpc.aio.AioRpcError as error:
+            log.info("link to %s ended: %s %s", self._worker_id, error.code().name, error.details())
+            return error.code() is grpc.StatusCode.UNAVAILABLE and link.state is not LinkState.DRAINING
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+            return False  # our own call.cancel()
+
+    def _take_in(self, link: Link, message: worker_pb2.WorkerMessage) -> None:
+        self._counters.batches_received += 1
+        if link.state is LinkState.LOST:
+            self._counters.late_replies += len(message.replies)
+            return
+        touched: list[Session] = []
+        replies = message.replies
+        if message.actions:
+            settled = 0
+            for action in message.actions:
+                if action.after_replies > settled:
+                    self._dispatcher.answered(link, replies[settled : action.after_replies], touched)
+                    settled = action.after_replies
+                self._act(action, touched)
+            if settled < len(replies):
+                self._dispatcher.answered(link, replies[settled:], touched)
+        elif replies:
+            self._dispatcher.answered(link, replies, touched)
+        for session in touched:
+            session.flush()
+        if message.draining:
+            self._dispatcher.draining(link)
+        if replies:
+            link.heard()
+
+    def _act(self, action: worker_pb2.Action, touched: list[Session]) -> None:
+        try:
+            reached = self._actions.apply(action, touched)
+        except ActionError as error:
+            self._counters.actions_refused += 1
+            log.warning("worker %s: %s", self._worker_id, error)
+            reached = 0
+        if action.push.receipt:
+            self._receipts.append(worker_pb2.PushResult(receipt=action.push.receipt, delivered=reached))
+            self._wake()
+
+    # The writer.
+
+    def _wake(self) -> None:
+        self._wanted = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _write(self, link: Link) -> None:
+        assert self._call is not None
+        write = self._call.write
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            while True:
+                if not self._wanted:
+                    self._waiter = self._loop.create_future()
+                    await self._waiter
+                self._wanted = False
+                messages = self._messages(link.take())
+                if messages:
+                    link.writing = True
+                    for data in messages:
+                        await write(data)
+                    self._counters.batches_sent += len(messages)
+                    link.written()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the reader sees how the stream ended
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+
+    def _messages(self, batch: list[Pending]) -> list[bytes]:
+        """The batch, and what else is due, as messages of bounded size."""
+        message = worker_pb2.GatewayMessage()
+        if self._beat_due:
+            self._beat_due = False
+            message.heartbeat.number = self._beat
+        if self._forgotten:
+            message.forgotten_sessions.extend(self._forgotten)
+            self._forgotten.clear()
+        if self._receipts:
+            message.push_results.extend(self._receipts)
+            self._receipts.clear()
+        if not batch:
+            data = message.SerializeToString()
+            return [data] if data else []
+        known = self._known
+        add = message.requests.add
+        now = self._loop.time()
+        for packet in batch:
+            session = packet.lane.session
+            session_id = session.id
+            if known.get(session_id) != session.version:
+                known[session_id] = session.version
+                add_context(message.sessions.add(), session)
+            if packet.kind or packet.attempt:
+                add(
+                    id=packet.id,
+                    session=session_id,
+                    command=packet.command,
+                    kind=packet.kind,  # type: ignore[arg-type]  # the contract's Kind by value
+                    attempt=packet.attempt,
+                    remaining_ms=max(1, int((packet.deadline - now) * 1000)),
+                    body=packet.body,
+                )
+            else:
+                add(
+                    id=packet.id,
+                    session=session_id,
+                    command=packet.command,
+                    remaining_ms=max(1, int((packet.deadline - now) * 1000)),
+                    body=packet.body,
+                )
+        data = message.SerializeToString()
+        return [data] if len(data) <= MESSAGE_LIMIT else split(message)
+
+    # From the crew and the gateway.
+
+    def beat(self) -> None:
+        self._beat += 1
+        self._beat_due = True
+        self._wake()
+
+    def forget(self, session_id: int) -> None:
+        """The session is gone: the worker need not keep its context."""
+        if self._known.pop(session_id, None) is not None:
+            self._forgotten.append(session_id)
+            if len(self._forgotten) == 1:
+                self._wake()
+
+    def frozen(self) -> None:
+        """Give the worker up: it has been silent for too long."""
+        self._counters.workers_frozen += 1
+        self._lose(crashed=False)
+
+    def _cancel(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+
+    def _lose(self, crashed: bool) -> None:
+        # Fencing: the stream is dead before any of its packets goes to another worker.
+        self._cancel()
+        if self.link is not None and self.link.state is not LinkState.LOST:
+            self._dispatcher.lost(self.link, crashed)
+
+
+def add_context(context: worker_pb2.SessionContext, session: Session) -> None:
+    """Fill in what a worker is told of a session."""
+    context.session = session.id
+    context.user = session.user
+    context.peer = session.peer
+    context.listener = session.listener
+    if session.attributes:
+        context.attributes.update(session.attributes)
+
+
+def split(message: worker_pb2.GatewayMessage) -> list[bytes]:
+    """The same content in messages under MESSAGE_LIMIT, in order. A single request always fits."""
+    first = worker_pb2.GatewayMessage()
+    first.CopyFrom(message)
+    del first.requests[:]
+    messages = [first]
+    size = first.ByteSize()
+    for request in message.requests:
+        size += request.ByteSize() + 8
+        if size > MESSAGE_LIMIT:
+            messages.append(worker_pb2.GatewayMessage())
+            size = request.ByteSize() + 8
+        messages[-1].requests.append(request)
+    return [part.SerializeToString() for part in messages]

@@ -1,0 +1,72 @@
+"""The unit of order: a lane, and the packets that travel in it.
+
+A lane is one session's packets for one service. Its states:
+
+    quiet    no link, nothing waiting
+    ready    no link, packets waiting; listed in its pool (`ready` or `suspects`) until a link takes it
+    bound    has a link and packets open there; a new packet joins them
+    held     bound, but new packets wait: a packet that travels alone is open, or the link is draining
+
+On failover the unanswered packets go back to the head of `waiting` as one block, so newer ones stay behind them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..session import Session
+    from .link import Link
+    from .pool import Pool
+    from .route import Route
+
+
+class Pending:
+    """One accepted packet, until its outcome. `kind` is the contract's Kind by value."""
+
+    __slots__ = ("attempt", "body", "command", "deadline", "id", "kind", "lane", "resend", "route", "seq", "suspect")
+
+    def __init__(
+        self,
+        id: int,
+        lane: Lane,
+        route: Route | None,
+        kind: int,
+        command: int,
+        seq: int,
+        body: bytes,
+        deadline: float,
+        resend: bool,
+    ) -> None:
+        self.id = id
+        self.lane = lane
+        self.route = route  # None: an open or close event
+        self.kind = kind
+        self.command = command
+        self.seq = seq
+        self.body = body
+        self.deadline = deadline  # on the loop's clock, seconds
+        self.resend = resend  # may go to a second worker after it was written to a first
+        self.attempt = 0
+        self.suspect = False  # was in flight when a worker crashed; travels alone until it is cleared
+
+    @property
+    def alone(self) -> bool:
+        return self.suspect or (self.route is not None and self.route.alone)
+
+
+class Lane:
+    __slots__ = ("held", "link", "open", "opened", "pool", "session", "waiting")
+
+    def __init__(self, session: Session, pool: Pool) -> None:
+        self.session = session
+        self.pool = pool
+        self.link: Link | None = None
+        self.open = 0  # packets with the link: queued there or in flight
+        self.held = False
+        self.opened = False  # the service was told of the session, so it must be told of its end
+        self.waiting: list[Pending] = []  # in order
+
+    def __repr__(self) -> str:
+        where = "quiet" if self.link is None and not self.waiting else f"link={self.link} held={self.held}"
+        return f"<Lane {self.session} {where} open={self.open} waiting={len(self.waiting)}>"

@@ -1,0 +1,162 @@
+"""What a gateway knows of one worker: what is queued for it, what it has not answered, whether it may have more.
+
+Pure: the shell that owns the gRPC stream (net/stream.py, net/unary.py) calls `take` when it was woken and can write, and
+hands answers to the dispatcher. Every packet of a link is in exactly one place: `queue` (not written) or `pending`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from .lane import Pending
+from .pool import FULL_BATCH, Pool
+
+
+class LinkState(StrEnum):
+    READY = "ready"
+    SUSPECT = "suspect"  # silent for a while: keeps what it has, gets nothing new
+    DRAINING = "draining"
+    LOST = "lost"
+
+
+class Link:
+    """`wake` must make the shell call `take` soon. `one_at_a_time`: the worker keeps no order among the packets of a
+    lane, so a lane may have only one packet there.
+    """
+
+    def __init__(
+        self, pool: Pool, worker_id: str, max_in_flight: int, wake: Callable[[], None], one_at_a_time: bool = False
+    ) -> None:
+        self.pool = pool
+        self.worker_id = worker_id
+        self.max_in_flight = max_in_flight
+        self.one_at_a_time = one_at_a_time
+        self.state = LinkState.READY
+        self.queue: list[Pending] = []  # packets of lanes bound here, not yet written
+        self.pending: dict[int, Pending] = {}  # written and unanswered, in order of writing
+        self.suspect: Pending | None = None  # the one suspect packet in flight here
+        self.busy = False  # the last batch has had no answer yet
+        self.awake = False  # woken, and `take` not called yet
+        self.writing = False  # a batch is on its way to the socket: with a frozen worker, for long
+        self.sent = 0
+        self.answered = 0
+        self._wake = wake
+
+    @property
+    def can_take(self) -> bool:
+        return not self.writing and len(self.pending) < self.max_in_flight
+
+    def wake(self) -> None:
+        self.awake = True
+        self._wake()
+
+    def gathered(self) -> None:
+        """A packet joined the queue: write at once if nothing is unanswered, else gather a while."""
+        if not self.busy or len(self.queue) >= FULL_BATCH:
+            if self.can_take:
+                self.wake()
+        else:
+            self.pool.linger()
+
+    def take(self) -> list[Pending]:
+        """The next batch to write, now counted as in flight. Empty when there is nothing to send."""
+        pool = self.pool
+        if self.awake:
+            self.awake = False
+            pool.awake = False
+        room = min(FULL_BATCH, self.max_in_flight - len(self.pending))
+        if self.state is LinkState.LOST or room <= 0:
+            return []
+        if len(self.queue) <= room:
+            batch, self.queue = self.queue, []
+        else:
+            batch = self.queue[:room]
+            del self.queue[:room]
+        if self.state is LinkState.READY:
+            room -= len(batch)
+            if pool.suspects and room > 0 and self.suspect is None:
+                lane = pool.suspects.popleft()
+                self.suspect = lane.waiting.pop(0)
+                lane.link, lane.open, lane.held = self, 1, True
+                batch.append(self.suspect)
+                room -= 1
+            ready = pool.ready
+            while ready and room > 0:
+                lane = ready.popleft()
+                waiting = lane.waiting
+                lane.link = self
+                if len(waiting) == 1:
+                    packet = waiting.pop()
+                    lane.open = 1
+                    lane.held = packet.alone or self.one_at_a_time
+                    batch.append(packet)
+                    room -= 1
+                else:
+                    count = min(self._together(waiting), room)
+                    batch += waiting[:count]
+                    del waiting[:count]
+                    lane.open = count
+                    lane.held = bool(waiting)
+                    room -= count
+        if batch:
+            pending = self.pending
+            for packet in batch:
+                pending[packet.id] = packet
+            self.sent += len(batch)
+            self.busy = self.writing = True
+            pool.budget.earn(len(batch))
+        if (pool.ready or pool.suspects) and not pool.awake:
+            pool.wake()
+        return batch
+
+    def _together(self, waiting: list[Pending]) -> int:
+        """How many of a lane's waiting packets may be in flight here at once."""
+        if self.one_at_a_time or waiting[0].alone:
+            return 1
+        for count, packet in enumerate(waiting):
+            if packet.alone:
+                return count
+        return len(waiting)
+
+    def heard(self) -> None:
+        """An answer came: what has gathered may go."""
+        self.busy = False
+        self._go_on()
+
+    def written(self) -> None:
+        """The batch that `take` gave is out."""
+        self.writing = False
+        if not self.busy:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self.awake or self.state is LinkState.LOST or not self.can_take:
+            return
+        pool = self.pool
+        if self.queue:
+            self.wake()
+        elif self.state is LinkState.READY and (pool.ready or pool.suspects) and not pool.awake:
+            pool.awake = True
+            self.wake()
+
+    def hold(self) -> None:
+        """Give nothing new to this link: lanes finish what is in flight here, then go elsewhere. What is not written
+        yet goes back to its lanes.
+        """
+        queue, self.queue = self.queue, []
+        for packet in self.pending.values():
+            packet.lane.held = True
+        back: dict[int, list[Pending]] = {}
+        for packet in queue:
+            packet.lane.held = True
+            back.setdefault(id(packet.lane), []).append(packet)
+        for packets in back.values():
+            lane = packets[0].lane
+            lane.open -= len(packets)
+            lane.waiting[:0] = packets
+            if not lane.open:
+                self.pool.release(lane)
+
+    def __repr__(self) -> str:
+        return f"<Link {self.worker_id} {self.state} queue={len(self.queue)} pending={len(self.pending)}>"

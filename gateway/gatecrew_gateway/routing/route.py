@@ -1,0 +1,56 @@
+"""Command to service, and how its packets travel."""
+
+from collections.abc import Callable, Iterable
+
+from ..config import RouteConfig, parse_commands
+from .pool import Pool
+
+
+class Route:
+    """How the packets of one command travel; read on every packet, never changed."""
+
+    __slots__ = ("alone", "free", "notify_resend", "pool", "resend", "timeout_s")
+
+    def __init__(self, pool: Pool, config: RouteConfig) -> None:
+        self.pool = pool
+        self.alone = config.order == "strict"  # one in flight in its lane
+        self.free = config.order == "none"  # every packet a lane of its own
+        self.resend = config.delivery == "at-least-once"
+        self.notify_resend = config.notify_delivery == "at-least-once"
+        self.timeout_s = config.deadline_ms / 1000
+
+
+class RouteTable:
+    """Finds the route of a command: the first [[route]] that names it, else the service whose workers publish it, else
+    the service whose workers take every command. Answers are kept until `forget`, which whoever changes a pool's
+    commands must call.
+    """
+
+    def __init__(self, configs: Iterable[RouteConfig], pools: dict[str, Pool], pool_for: Callable[[str], Pool]) -> None:
+        self._configs = [(parse_commands(config.commands), config) for config in configs]
+        self._pools = pools
+        self._pool_for = pool_for
+        self._default = RouteConfig()
+        self.known: dict[int, Route] = {}
+
+    def forget(self) -> None:
+        self.known.clear()
+
+    def resolve(self, command: int) -> Route | None:
+        """None: nobody serves it."""
+        config = next((c for commands, c in self._configs if commands is None or command in commands), self._default)
+        pool = self._pool_for(config.service) if config.service else self._published(command)
+        if pool is None:
+            return None
+        route = self.known[command] = Route(pool, config)
+        return route
+
+    def _published(self, command: int) -> Pool | None:
+        takes_all = None
+        for name in sorted(self._pools):
+            pool = self._pools[name]
+            if pool.commands is None:
+                takes_all = takes_all or pool
+            elif command in pool.commands:
+                return pool
+        return takes_all

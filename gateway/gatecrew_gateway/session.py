@@ -1,0 +1,180 @@
+"""Sessions and who is in which: the one place that knows users and groups. Pure: a session writes to a port it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from .codec import Kind, encode, encode_goaway
+from .routing.lane import Lane
+from .routing.pool import Pool
+
+PREFIX_BITS = 28  # of a session id: the gateway process
+COUNTER_BITS = 36  # the session in it; never used again, so that an old id can't reach a new session
+
+
+class ClientPort(Protocol):
+    """The connection as its session sees it."""
+
+    def write(self, data: bytes) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self) -> None:
+        """Close when what was written is out."""
+
+
+class Session:
+    __slots__ = (
+        "attributes",
+        "groups",
+        "id",
+        "in_flight",
+        "lane",
+        "lanes",
+        "listener",
+        "max_in_flight",
+        "opened_at",
+        "out",
+        "paused",
+        "peer",
+        "port",
+        "user",
+        "version",
+    )
+
+    def __init__(
+        self, id: int, peer: str, listener: str, max_in_flight: int, port: ClientPort, opened_at: float
+    ) -> None:
+        self.id = id
+        self.peer = peer
+        self.listener = listener
+        self.max_in_flight = max_in_flight
+        self.opened_at = opened_at
+        self.port: ClientPort | None = port  # None: the client has gone
+        self.user = ""
+        self.attributes: Mapping[str, str] | None = None
+        self.groups: set[str] | None = None
+        self.version = 0  # of what workers are told: user and attributes
+        self.in_flight = 0  # accepted and without an outcome
+        self.paused = False
+        self.out: list[bytes] = []  # packets for the client, until the end of the batch
+        self.lane: Lane | None = None  # the one used last
+        self.lanes: dict[Pool, Lane] | None = None  # only where the session uses several services
+
+    def lane_in(self, pool: Pool) -> Lane:
+        """The session's lane for this service."""
+        lane = self.lane
+        if lane is None:
+            lane = self.lane = Lane(self, pool)
+        elif lane.pool is not pool:
+            if self.lanes is None:
+                self.lanes = {lane.pool: lane}
+            found = self.lanes.get(pool)
+            if found is None:
+                found = self.lanes[pool] = Lane(self, pool)
+            lane = self.lane = found
+        return lane
+
+    def all_lanes(self) -> Iterable[Lane]:
+        if self.lanes is not None:
+            return self.lanes.values()
+        return () if self.lane is None else (self.lane,)
+
+    def flush(self) -> None:
+        """Write what gathered in `out`; read on if the client has few enough packets open."""
+        out = self.out
+        port = self.port
+        if port is None:
+            out.clear()
+            return
+        if len(out) == 1:
+            port.write(out[0])
+        elif out:
+            port.write(b"".join(out))
+        out.clear()
+        if self.paused and self.in_flight <= self.max_in_flight >> 1:
+            self.paused = False
+            port.resume()
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id:x} {self.peer} user={self.user!r} in_flight={self.in_flight}>"
+
+
+class SessionTable:
+    """All sessions of this gateway process."""
+
+    def __init__(self, prefix: int) -> None:
+        self.prefix = prefix
+        self.by_id: dict[int, Session] = {}
+        self._users: dict[str, dict[int, Session]] = {}
+        self._groups: dict[str, dict[int, Session]] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def open(self, peer: str, listener: str, max_in_flight: int, port: ClientPort, now: float) -> Session:
+        self._next += 1
+        session = Session(self.prefix << COUNTER_BITS | self._next, peer, listener, max_in_flight, port, now)
+        self.by_id[session.id] = session
+        return session
+
+    def close(self, session: Session) -> None:
+        session.port = None
+        del self.by_id[session.id]
+        self._unlist(self._users, session.user, session)
+        for group in session.groups or ():
+            self._unlist(self._groups, group, session)
+
+    def bind(self, session: Session, user: str) -> None:
+        """Name the session's user; an empty one unbinds. A user may have many sessions."""
+        if session.user != user:
+            self._unlist(self._users, session.user, session)
+            session.user = user
+            session.version += 1
+            if user:
+                self._users.setdefault(user, {})[session.id] = session
+
+    def set_attributes(self, session: Session, changes: Mapping[str, str]) -> None:
+        """Merge; an empty value removes."""
+        merged = {**(session.attributes or {}), **changes}
+        session.attributes = {name: value for name, value in merged.items() if value} or None
+        session.version += 1
+
+    def join(self, session: Session, group: str) -> None:
+        if session.groups is None:
+            session.groups = set()
+        session.groups.add(group)
+        self._groups.setdefault(group, {})[session.id] = session
+
+    def leave(self, session: Session, group: str) -> None:
+        if session.groups is not None and group in session.groups:
+            session.groups.remove(group)
+            self._unlist(self._groups, group, session)
+
+    def of_user(self, user: str) -> Iterable[Session]:
+        return self._users.get(user, {}).values() if user else ()
+
+    def in_group(self, group: str) -> Iterable[Session]:
+        return self._groups.get(group, {}).values()
+
+    @staticmethod
+    def _unlist(index: dict[str, dict[int, Session]], name: str, session: Session) -> None:
+        members = index.get(name)
+        if members is not None:
+            members.pop(session.id, None)
+            if not members:
+                del index[name]
+
+
+def push_packet(command: int, body: bytes) -> bytes:
+    return encode(Kind.PUSH, command, 0, body)
+
+
+def dismiss(session: Session, reconnect_after_ms: int, reason: str) -> None:
+    """Tell the client to leave, and close when it is told."""
+    port = session.port
+    if port is not None:
+        session.out.append(encode_goaway(reconnect_after_ms, reason))
+        session.flush()
+        port.close()
