@@ -104,20 +104,24 @@ class GatewayHello(google.protobuf.message.Message):
     GATEWAY_ID_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     SESSION_PREFIX_FIELD_NUMBER: builtins.int
+    SERVICE_ADDRESS_FIELD_NUMBER: builtins.int
     gateway_id: builtins.str
     """one process life of one gateway"""
     version: builtins.str
     """of Gatecrew"""
     session_prefix: builtins.int
     """The sessions of this gateway are those whose id, shifted right by 36 bits, equals this."""
+    service_address: builtins.str
+    """host:port of its Gateway service"""
     def __init__(
         self,
         *,
         gateway_id: builtins.str = ...,
         version: builtins.str = ...,
         session_prefix: builtins.int = ...,
+        service_address: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["gateway_id", b"gateway_id", "session_prefix", b"session_prefix", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gateway_id", b"gateway_id", "service_address", b"service_address", "session_prefix", b"session_prefix", "version", b"version"]) -> None: ...
 
 Global___GatewayHello: typing_extensions.TypeAlias = GatewayHello
 
