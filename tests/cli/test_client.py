@@ -7,6 +7,7 @@ import struct
 from collections.abc import AsyncIterator
 
 import pytest
+
 from gatecrew_cli.client import Client, ClientClosed, Goaway, ReplyError
 from gatecrew_gateway.codec import Decoder, Kind, Packet, Status, encode, encode_error, encode_goaway
 from gatecrew_gateway.config import MAX_PACKET, PACKET_OVERHEAD

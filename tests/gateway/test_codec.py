@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gatecrew_gateway.codec import (
     FROM_CLIENT,
     FROM_GATEWAY,
@@ -21,8 +24,6 @@ from gatecrew_gateway.codec import (
     encode_goaway,
 )
 from gatecrew_gateway.config import MAX_PACKET, PACKET_OVERHEAD
-from hypothesis import given
-from hypothesis import strategies as st
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors" / "wire.json").read_text("utf-8"))[
     "vectors"
