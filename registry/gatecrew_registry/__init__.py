@@ -1,1 +1,12 @@
-"""Who is there: register, watch, last known good."""
+"""Who is there: register, watch, last known good.
+
+The embedded registry is a server of its own, `gatecrew_registry.embedded`, and is not imported here.
+"""
+
+from .entry import Entry, RegistryError
+from .registration import Registration
+from .registry import Registry
+from .settings import RegistrySettings
+from .watch import Timing
+
+__all__ = ["Entry", "Registration", "Registry", "RegistryError", "RegistrySettings", "Timing"]

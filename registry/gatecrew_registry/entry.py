@@ -1,0 +1,36 @@
+"""One instance of a service as the registry lists it, and the one error that leaves this room."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Check = Literal["grpc", "ttl", "none"]
+Status = Literal["passing", "warning", "critical"]
+
+
+class RegistryError(Exception):
+    """The registry, or what was said about it, is not usable; the text is one clear line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One instance of a service.
+
+    `check_service` is the name that a gRPC check asks the instance's health service about ("": all of it). A registry
+    does not tell it to those who watch, so it is empty there.
+    """
+
+    service: str
+    id: str
+    host: str
+    port: int
+    tags: tuple[str, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=dict, hash=False)
+    check: Check = "grpc"
+    check_service: str = ""
+    status: Status = "passing"
+
+    @property
+    def address(self) -> str:
+        """`host:port`, an IPv6 host in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

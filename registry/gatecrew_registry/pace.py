@@ -1,0 +1,53 @@
+"""When to ask a registry again: the index of blocking queries, the guard against busy loops, and back-off.
+
+Pure: no clock, no I/O.
+"""
+
+import random
+
+MAX_BACKOFF_S = 5.0
+MIN_BACKOFF_S = 0.2
+
+
+def next_index(asked: int, answered: int) -> int:
+    """The index to ask with next. One that went backwards is of another history: ask afresh. Zero would not block."""
+    if answered < asked:
+        return 0
+    return max(answered, 1)
+
+
+def backoff_s(failures: int) -> float:
+    """Seconds to wait after the n-th failure in a row, doubling, spread by ±50 %, 5 s on average at most."""
+    return min(MAX_BACKOFF_S, MIN_BACKOFF_S * (1 << min(failures - 1, 10))) * random.uniform(0.5, 1.5)
+
+
+class _TokenBucket:
+    def __init__(self, burst: int, refill_s: float) -> None:
+        self._burst = burst
+        self._refill_s = refill_s
+        self._tokens = float(burst)
+        self._counted_at: float | None = None
+
+    def delay_s(self, now: float) -> float:
+        """Take one token; return how long to wait until it is there."""
+        if self._counted_at is not None:
+            self._tokens = min(self._burst, self._tokens + (now - self._counted_at) / self._refill_s)
+        self._counted_at = now
+        self._tokens -= 1
+        return max(0.0, -self._tokens * self._refill_s)
+
+
+class Pace:
+    """How fast one blocking query may be repeated.
+
+    Answers with a newer index are what a busy cluster gives: ten at once, then one a second. Answers whose index stood
+    still or went back can only come fast from a registry that does not block: two at once, then one in 15 s, four
+    times what a query that blocks for its full time needs.
+    """
+
+    def __init__(self) -> None:
+        self._newer = _TokenBucket(burst=10, refill_s=1.0)
+        self._same = _TokenBucket(burst=2, refill_s=15.0)
+
+    def delay_s(self, asked: int, answered: int, now: float) -> float:
+        return (self._newer if answered > asked else self._same).delay_s(now)
