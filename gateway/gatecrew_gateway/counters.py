@@ -1,4 +1,4 @@
-"""What a gateway has counted since it started. Plain integers, added to once a batch; docs/counters.md explains each."""
+"""What a gateway has counted since it started: plain integers, added to once a batch. Explained in docs/counters.md."""
 
 from dataclasses import dataclass, fields
 

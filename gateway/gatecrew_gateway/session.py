@@ -1,4 +1,4 @@
-"""Sessions and who is in which: the one place that knows users and groups. Pure: a session writes to a port it is given."""
+"""Sessions, and the one place that knows users and groups. Pure: a session writes to a port that it is given."""
 
 from __future__ import annotations
 

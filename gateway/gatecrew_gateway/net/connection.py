@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..codec import Decoder, Status, WireError, encode_error
 from ..session import Session
@@ -33,7 +33,7 @@ class Connection(asyncio.Protocol):
     # From the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self._transport = transport
         self.write = transport.write
         config = self._listener.config

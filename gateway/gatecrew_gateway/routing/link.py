@@ -1,6 +1,6 @@
 """What a gateway knows of one worker: what is queued for it, what it has not answered, whether it may have more.
 
-Pure: the shell that owns the gRPC stream (net/stream.py, net/unary.py) calls `take` when it was woken and can write, and
+Pure: the shell that owns the gRPC calls (net/stream.py, net/unary.py) calls `take` when it was woken and can write, and
 hands answers to the dispatcher. Every packet of a link is in exactly one place: `queue` (not written) or `pending`.
 """
 
