@@ -1,1 +1,25 @@
-"""The worker SDK."""
+"""Write logic workers in Python: hang handlers on a Worker and run it."""
+
+from .dedupe import deduplicate
+from .links import Counters
+from .request import Request
+from .sent import Sent
+from .serve import Serving, serve
+from .session import Session, SessionInfo
+from .status import Status, StatusError, WorkerError
+from .worker import Worker
+
+__all__ = [
+    "Counters",
+    "Request",
+    "Sent",
+    "Serving",
+    "Session",
+    "SessionInfo",
+    "Status",
+    "StatusError",
+    "Worker",
+    "WorkerError",
+    "deduplicate",
+    "serve",
+]

@@ -1,0 +1,125 @@
+"""One gateway's stream: hello, then batches both ways, until either side ends it.
+
+One reader and one writer for the stream's whole life: cancelling a read or a write ends the call, and so do two writes
+at once. Whatever goes wrong in a handler stays with its request; an exception here would take the stream, and with it
+every session of the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+
+from gatecrew.v1 import worker_pb2
+
+from .dispatch import Dispatcher, Shared
+from .outbox import Outbox
+from .session import Session
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[worker_pb2.GatewayMessage, worker_pb2.WorkerMessage]
+
+log = logging.getLogger("gatecrew.worker")
+
+
+class Link:
+    """The stream of one gateway process. `gateway_id` and the rest of its hello are empty until that has come."""
+
+    def __init__(self, shared: Shared, hello: worker_pb2.WorkerHello) -> None:
+        self.gateway_id = ""
+        self.session_prefix = 0
+        self.service_address = ""
+        self.sessions: dict[int, Session] = {}
+        self.outbox = Outbox(shared.loop)
+        self.dispatcher = Dispatcher(shared, self.outbox, self.sessions)
+        self._shared = shared
+        self._hello = hello
+        self._receipts: dict[int, asyncio.Future[int]] = {}
+        self._end = shared.loop.create_future()  # set: our side closes
+
+    async def serve(self, context: Context) -> None:
+        """Run the stream to its end."""
+        reader = self._shared.loop.create_task(self._read(context), name="link reader")
+        writer = self._shared.loop.create_task(self._write(context), name="link writer")
+        try:
+            await asyncio.wait((reader, writer, self._end), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._lose()
+            reader.cancel()
+            writer.cancel()
+            for task, result in zip(
+                ("reader", "writer"), await asyncio.gather(reader, writer, return_exceptions=True), strict=True
+            ):
+                if isinstance(result, Exception):
+                    log.info("link to gateway %s, %s: %r", self.gateway_id, task, result)
+
+    def end(self) -> None:
+        """Close our side, with everything written."""
+        if not self._end.done():
+            self._end.set_result(None)
+
+    async def _write(self, context: Context) -> None:
+        await context.write(worker_pb2.WorkerMessage(hello=self._hello))
+        await self.outbox.write_all(context.write)
+
+    async def _read(self, context: Context) -> None:
+        first = await context.read()
+        if not isinstance(first, worker_pb2.GatewayMessage):
+            return
+        if not first.HasField("hello"):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message has no hello")
+        self.gateway_id = first.hello.gateway_id
+        self.session_prefix = first.hello.session_prefix
+        self.service_address = first.hello.service_address
+        self._shared.links.add(self)
+        log.info("link to gateway %s", self.gateway_id)
+        message: object = first
+        while isinstance(message, worker_pb2.GatewayMessage):  # else: the end of the stream
+            await self._take_in(message)
+            if self.outbox.is_full:
+                await self.outbox.room()
+            message = await context.read()
+
+    async def _take_in(self, message: worker_pb2.GatewayMessage) -> None:
+        if message.HasField("heartbeat"):
+            self.outbox.heartbeat(message.heartbeat.number, *self.dispatcher.heartbeat())
+        sessions = self.sessions
+        for context in message.sessions:
+            session = sessions.get(context.session)
+            if session is None:
+                session = sessions[context.session] = Session(context.session, self._shared.links)
+            session._update(context)
+        if message.requests:
+            await self.dispatcher.take(message.requests)
+        for session_id in message.forgotten_sessions:
+            sessions.pop(session_id, None)
+        for result in message.push_results:
+            receipt = self._receipts.pop(result.receipt, None)
+            if receipt is not None and not receipt.done():
+                receipt.set_result(result.delivered)
+
+    def expect(self, receipt: int) -> asyncio.Future[int]:
+        """The number of sessions that a push with this receipt reaches here; 0 if the link ends first."""
+        future = self._receipts[receipt] = self._shared.loop.create_future()
+        return future
+
+    def _lose(self) -> None:
+        if self in self._shared.links.live:
+            self._shared.links.remove(self)
+            log.info("link to gateway %s ended", self.gateway_id)
+        self.dispatcher.lose()
+        replies, actions = self.outbox.close()
+        self._shared.links.counters.replies_lost += replies
+        self._shared.links.counters.actions_lost += actions
+        for receipt in self._receipts.values():
+            if not receipt.done():
+                receipt.set_result(0)
+        self._receipts.clear()
+
+    def __repr__(self) -> str:
+        open_count, oldest_ms = self.dispatcher.heartbeat()
+        return f"<Link {self.gateway_id} sessions={len(self.sessions)} open={open_count} oldest={oldest_ms} ms>"

@@ -1,0 +1,82 @@
+"""Which handler a request is for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from gatecrew.v1 import worker_pb2
+
+from .request import Request
+from .session import Session
+
+Reply = bytes | None
+RequestHandler = Callable[[Request], Awaitable[Reply]] | Callable[[Request], Reply]
+SessionHandler = Callable[[Session], Awaitable[None]] | Callable[[Session], None]
+
+MAX_COMMAND = 0xFFFF
+
+
+class Handler:
+    """A user's function as the dispatcher calls it: always with a Request.
+
+    `threaded` is a plain def; others are coroutine functions. `concurrent` does not keep a session's order.
+    """
+
+    __slots__ = ("call", "concurrent", "threaded")
+
+    def __init__(self, call: Callable[[Request], Any], threaded: bool, concurrent: bool) -> None:
+        self.call = call
+        self.threaded = threaded
+        self.concurrent = concurrent
+
+
+class Program:
+    """The handlers of one worker, by command and by kind of session event."""
+
+    def __init__(self) -> None:
+        self.by_command: dict[int, Handler] = {}
+        self.any: Handler | None = None
+        self.events: dict[int, Handler] = {}
+
+    def add(self, commands: Iterable[int], function: RequestHandler, concurrent: bool) -> None:
+        handler = Handler(function, not _is_coroutine_function(function), concurrent)
+        for command in commands:
+            if not 0 <= command <= MAX_COMMAND:
+                raise ValueError(f"a command is 0 to {MAX_COMMAND}, not {command}")
+            if command in self.by_command:
+                raise ValueError(f"command {command} has a handler already")
+            self.by_command[command] = handler
+
+    def add_any(self, function: RequestHandler) -> None:
+        if self.any is not None:
+            raise ValueError("there is a handler for every other command already")
+        self.any = Handler(function, not _is_coroutine_function(function), False)
+
+    def add_event(self, kind: worker_pb2.Kind.ValueType, function: SessionHandler) -> None:
+        if kind in self.events:
+            raise ValueError(f"{worker_pb2.Kind.Name(kind)} has a handler already")
+        threaded = not _is_coroutine_function(function)
+        self.events[kind] = Handler(lambda request: function(request.session), threaded, False)
+
+    @property
+    def commands(self) -> list[int]:
+        """As a hello says it: empty for every command."""
+        return [] if self.any is not None else sorted(self.by_command)
+
+
+def commands_text(commands: list[int], limit: int) -> str:
+    """The commands for the registry's metadata, as in "1-20,35"; "*" for every command or if it is too long."""
+    runs: list[list[int]] = []
+    for command in commands:
+        if runs and command == runs[-1][1] + 1:
+            runs[-1][1] = command
+        else:
+            runs.append([command, command])
+    text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    return text if text and len(text) <= limit else "*"
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

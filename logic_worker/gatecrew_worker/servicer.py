@@ -1,0 +1,70 @@
+"""The LogicWorker service: every Link and every Handle call ends up at the same dispatcher."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from gatecrew.v1 import worker_pb2, worker_pb2_grpc
+
+from .dispatch import Dispatcher, Shared
+from .link import Link
+from .session import Session
+
+if TYPE_CHECKING:
+    from .link import Context
+
+
+class Servicer(worker_pb2_grpc.LogicWorkerServicer):
+    """Owns the streams that are open."""
+
+    def __init__(self, shared: Shared, hello: worker_pb2.WorkerHello) -> None:
+        self.streams: set[Link] = set()
+        self._shared = shared
+        self._hello = hello
+        self._sessions: WeakValueDictionary[int, Session] = WeakValueDictionary()  # of Handle calls
+
+    async def Link(  # type: ignore[override]  # it reads and writes through the context, and yields nothing
+        self, request_iterator: AsyncIterator[worker_pb2.GatewayMessage], context: Context
+    ) -> None:
+        link = Link(self._shared, self._hello)
+        self.streams.add(link)
+        if self._shared.draining:
+            link.outbox.draining()
+        try:
+            await link.serve(context)
+        finally:
+            self.streams.discard(link)
+
+    async def Handle(self, request: worker_pb2.Request, context: Any) -> worker_pb2.Reply:
+        session = self._sessions.get(request.session)
+        if session is None:
+            session = self._sessions[request.session] = Session(request.session, self._shared.links)
+        if request.HasField("context"):
+            session._update(request.context)
+        outlet = OneReply(self._shared.loop)
+        dispatcher = Dispatcher(self._shared, outlet, self._sessions)
+        try:
+            await dispatcher.take((request,))
+            return await outlet.reply_waiter
+        finally:
+            dispatcher.lose()
+
+
+class OneReply:
+    """The outlet of a Handle call."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.reply_waiter: asyncio.Future[worker_pb2.Reply] = loop.create_future()
+
+    def reply(self, request_id: int, body: bytes) -> None:
+        self._send(worker_pb2.Reply(id=request_id, body=body))
+
+    def refuse(self, request_id: int, status: int, message: str, not_started: bool = False) -> None:
+        self._send(worker_pb2.Reply(id=request_id, status=status, message=message, not_started=not_started))
+
+    def _send(self, reply: worker_pb2.Reply) -> None:
+        if not self.reply_waiter.done():  # else: the caller has gone
+            self.reply_waiter.set_result(reply)
