@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from gatecrew.v1 import worker_pb2
 
-from .codec import MAX_PACKET, PACKET_OVERHEAD, Kind, encode
+from .codec import Kind, encode
+from .config import MAX_PACKET, PACKET_OVERHEAD
 from .counters import Counters
 from .session import Session, SessionTable, dismiss
 

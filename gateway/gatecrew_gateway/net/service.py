@@ -41,29 +41,27 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         self._clock = clock
         self._status = status
 
-    async def Push(self, request: worker_pb2.Push, context: Context) -> gateway_pb2.Reached:  # type: ignore[override]
+    async def Push(self, request: worker_pb2.Push, context: Context) -> gateway_pb2.Reached:
         prefix = self._prefix(request.session) if request.WhichOneof("target") == "session" else None
         return await self._act("Push", worker_pb2.Action(push=request), request, prefix, context)
 
-    async def Bind(self, request: worker_pb2.Bind, context: Context) -> gateway_pb2.Reached:  # type: ignore[override]
+    async def Bind(self, request: worker_pb2.Bind, context: Context) -> gateway_pb2.Reached:
         action = worker_pb2.Action(bind=request)
         return await self._act("Bind", action, request, self._prefix(request.session), context)
 
-    async def SetAttributes(  # type: ignore[override]
-        self, request: worker_pb2.SetAttributes, context: Context
-    ) -> gateway_pb2.Reached:
+    async def SetAttributes(self, request: worker_pb2.SetAttributes, context: Context) -> gateway_pb2.Reached:
         action = worker_pb2.Action(set_attributes=request)
         return await self._act("SetAttributes", action, request, self._prefix(request.session), context)
 
-    async def Join(self, request: worker_pb2.Join, context: Context) -> gateway_pb2.Reached:  # type: ignore[override]
+    async def Join(self, request: worker_pb2.Join, context: Context) -> gateway_pb2.Reached:
         action = worker_pb2.Action(join=request)
         return await self._act("Join", action, request, self._prefix(request.session), context)
 
-    async def Leave(self, request: worker_pb2.Leave, context: Context) -> gateway_pb2.Reached:  # type: ignore[override]
+    async def Leave(self, request: worker_pb2.Leave, context: Context) -> gateway_pb2.Reached:
         action = worker_pb2.Action(leave=request)
         return await self._act("Leave", action, request, self._prefix(request.session), context)
 
-    async def Kick(self, request: worker_pb2.Kick, context: Context) -> gateway_pb2.Reached:  # type: ignore[override]
+    async def Kick(self, request: worker_pb2.Kick, context: Context) -> gateway_pb2.Reached:
         prefix = self._prefix(request.session) if request.WhichOneof("target") == "session" else None
         return await self._act("Kick", worker_pb2.Action(kick=request), request, prefix, context)
 
@@ -90,7 +88,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
                 reached += answer.sessions
         return gateway_pb2.Reached(sessions=reached)
 
-    async def ListSessions(  # type: ignore[override]
+    async def ListSessions(
         self, request: gateway_pb2.ListSessionsRequest, context: Context
     ) -> gateway_pb2.ListSessionsResponse:
         limit = min(request.limit or DEFAULT_LIMIT, MOST_LISTED)
@@ -126,9 +124,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         info.in_flight = session.in_flight
         info.connected_ms = int((self._clock() - session.opened_at) * 1000)
 
-    async def Status(  # type: ignore[override]
-        self, request: gateway_pb2.StatusRequest, context: Context
-    ) -> gateway_pb2.StatusResponse:
+    async def Status(self, request: gateway_pb2.StatusRequest, context: Context) -> gateway_pb2.StatusResponse:
         response = self._status()
         response.gateway_id = self._gateway_id
         response.version = __version__

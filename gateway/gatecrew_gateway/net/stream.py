@@ -52,7 +52,7 @@ class StreamLink:
         actions: Actions,
         counters: Counters,
     ) -> None:
-        self._open = channel.stream_stream(
+        self._open: grpc.aio.StreamStreamMultiCallable[bytes, worker_pb2.WorkerMessage] = channel.stream_stream(
             "/gatecrew.v1.LogicWorker/Link",
             request_serializer=None,  # we hand over bytes, since their size decides how a batch is split
             response_deserializer=worker_pb2.WorkerMessage.FromString,
@@ -101,8 +101,7 @@ class StreamLink:
         except asyncio.CancelledError:
             call.cancel()
             raise
-        self._check(first)
-        hello = first.hello
+        hello = self._checked(first)
         link = self.link = Link(
             self._dispatcher.pool(hello.service),
             self._worker_id,
@@ -122,13 +121,14 @@ class StreamLink:
             writer.cancel()
             await asyncio.wait([writer])
 
-    def _check(self, first: worker_pb2.WorkerMessage | object) -> None:
+    def _checked(self, first: worker_pb2.WorkerMessage | object) -> worker_pb2.WorkerHello:
         if not isinstance(first, worker_pb2.WorkerMessage) or not first.HasField("hello"):
             self._cancel()
             raise Refused("its first message is not a hello")
         if first.hello.service != self._service:
             self._cancel()
             raise Refused(f"it says that it serves {first.hello.service!r}, the registry says {self._service!r}")
+        return first.hello
 
     # The reader.
 
@@ -249,7 +249,7 @@ class StreamLink:
                     id=packet.id,
                     session=session_id,
                     command=packet.command,
-                    kind=packet.kind,  # type: ignore[arg-type]  # the contract's Kind by value
+                    kind=packet.kind,
                     attempt=packet.attempt,
                     remaining_ms=max(1, int((packet.deadline - now) * 1000)),
                     body=packet.body,
