@@ -97,6 +97,10 @@ class Process:
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    def interrupt(self) -> None:
+        """What Ctrl-C in a terminal does: SIGINT to all of the foreground process group."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
     def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Wait for its end; return the exit code."""
         try:

@@ -1,0 +1,36 @@
+# Needs python3 (3.11 or later) and make; `buf` needs node as well. All that is installed goes into .venv and .tools.
+PYTHON ?= python3
+BIN := .venv/bin
+BUF := .tools/buf/node_modules/.bin/buf
+AGAINST ?= HEAD
+
+.PHONY: install run test lint types proto buf bench
+
+install: .venv/.installed
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("make: $(PYTHON) is older than 3.11; say make PYTHON=..."[: 99 * (sys.version_info < (3, 11))])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+run: install
+	@echo "Talk to it from another terminal: .venv/bin/python -m examples.chat.client 127.0.0.1:7000"
+	@$(BIN)/gatecrew up examples.chat.worker:worker --workers 3 --listen 127.0.0.1:7000
+test: lint types
+	$(BIN)/pytest
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+types: install
+	$(BIN)/mypy
+proto:
+	protos/generate.sh
+buf: $(BUF)
+	$(BUF) lint
+	$(BUF) breaking --against '.git#ref=$(AGAINST)'
+$(BUF):
+	npm install --silent --no-audit --no-fund --no-save --prefix .tools/buf @bufbuild/buf@1.75.0
+bench: install
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m bench

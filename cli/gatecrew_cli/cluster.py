@@ -1,0 +1,145 @@
+"""What `gatecrew up` runs: registry, workers, gateways, as children of one supervising process.
+
+They start in this order, so that each finds what it needs, and stop in the reverse one: gateways stop listening and
+finish while their workers are there, workers leave a registry that is alive.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from gatecrew_gateway.config import GatewayConfig
+
+from .console import Console
+from .loop import stop_requested
+from .options import join
+from .settings import Settings, WorkerConfig
+from .supervisor import Child, Command
+
+REGISTRY_PORT = 8500  # where every Consul tool looks first
+STOP_MARGIN_S = 5.0  # over the drain, then a child is killed
+WORKER_STOP_S = 15.0
+
+
+class Cluster:
+    """The children of one `gatecrew up`."""
+
+    def __init__(self, settings: Settings, gateways: int) -> None:
+        self._settings = settings
+        self._gateways = {config.name: config for config in settings.gateways(gateways)}
+        starts = [(each, number) for each in settings.worker for number in range(each.count)]
+        self._workers = {f"worker-{number}": start for number, start in enumerate(starts, 1)}
+        self._console = Console(["registry", *self._workers, *self._gateways])
+        self._environment = {**os.environ, **settings.registry.environment(), "PYTHONUNBUFFERED": "1"}
+        self._groups: list[tuple[list[Child], float]] = []  # in order of start, with the time that each has to stop
+
+    async def run(self) -> None:
+        """Until a signal. Returns when all children have gone.
+
+        Raises:
+            UserError: a child says that its input is bad; nothing is left running.
+        """
+        stop = stop_requested(self._kill)
+        starting = asyncio.create_task(self._start())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await stopping
+            print("stopping", flush=True)
+        finally:
+            starting.cancel()
+            stopping.cancel()
+            for group, stop_s in reversed(self._groups):
+                await asyncio.gather(*(child.stop(stop_s) for child in group))
+            await asyncio.wait([starting, stopping])
+        print("stopped", flush=True)
+
+    async def _start(self) -> None:
+        registry = await self._start_registry()
+        # Workers before gateways: these find all of them at once, and are ready when they are linked to all.
+        workers = await self._start_group(
+            {name: _worker_command(*start) for name, start in self._workers.items()}, WORKER_STOP_S
+        )
+        gateways = await self._start_group(
+            {name: _gateway_command(config, len(self._workers)) for name, config in self._gateways.items()},
+            self._settings.gateway.drain_s + STOP_MARGIN_S,
+        )
+        print(f"registry: {registry}")
+        for name, facts in zip(self._workers, workers, strict=True):
+            print(f"{name}: {facts['service']} on {facts['address']}, pid {facts['pid']}")
+        for name, facts in zip(self._gateways, gateways, strict=True):
+            listeners = ", ".join(f"{name} on {address}" for name, address in _listeners(facts).items())
+            print(f"{name}: {listeners}, service on {facts['service']}, pid {facts['pid']}")
+        first = next(iter(_listeners(gateways[0]).values()))
+        print(f"ready: clients connect to {first}, such as `gatecrew call 1 hello --gateway {first}`", flush=True)
+
+    async def _start_registry(self) -> str:
+        """Returns where it is, as a URL for people."""
+        registry = self._settings.registry
+        if registry.address:
+            from gatecrew_registry import Registry  # costs an HTTP client, so only here
+
+            from .registry_access import check_reachable, registry_settings
+
+            async with Registry(registry_settings(self._environment)) as consul:
+                await check_reachable(consul)
+                return consul.settings.url
+        listen = registry.listen or f"127.0.0.1:{REGISTRY_PORT if _is_free(REGISTRY_PORT) else 0}"
+        [facts] = await self._start_group({"registry": _registry_command(listen)}, STOP_MARGIN_S)
+        address = self._environment["CONSUL_HTTP_ADDR"] = facts["address"]
+        if registry.listen or address.endswith(f":{REGISTRY_PORT}"):
+            return f"http://{address}"
+        return (
+            f"http://{address}  (port {REGISTRY_PORT} is taken: `export CONSUL_HTTP_ADDR={address}` for other commands)"
+        )
+
+    async def _start_group(self, commands: dict[str, Command], stop_s: float) -> Sequence[dict[str, str]]:
+        """Start beside each other; returns when all are ready, with what they said of themselves."""
+        group = [Child(name, command, self._environment, self._console) for name, command in commands.items()]
+        self._groups.append((group, stop_s))
+        return await asyncio.gather(*(child.started for child in group))
+
+    def _kill(self) -> None:
+        for group, _ in self._groups:
+            for child in group:
+                child.kill()
+
+
+def _listeners(facts: dict[str, str]) -> dict[str, str]:
+    """Of what a gateway says of itself: listener name -> address."""
+    return {key.removeprefix("listener-"): value for key, value in facts.items() if key.startswith("listener-")}
+
+
+def _own_command(*arguments: str) -> list[str]:
+    # -P: the user's directory must not come before the standard library in a process that is not his worker.
+    return [sys.executable, "-P", "-m", f"{__package__}.child", str(os.getpid()), *arguments]
+
+
+def _registry_command(listen: str) -> Command:
+    return lambda address: _own_command("registry", "--listen", address or listen)
+
+
+def _worker_command(worker: WorkerConfig, number: int) -> Command:
+    listen = join(worker.host, worker.port and worker.port + number)
+    return lambda address: _own_command("worker", worker.target, "--listen", address or listen)
+
+
+def _gateway_command(config: GatewayConfig, workers: int) -> Command:
+    handed_down = json.dumps({"config": asdict(config), "workers": workers})
+    return lambda _: _own_command("gateway", "--handed-down", handed_down)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return True
+    return False

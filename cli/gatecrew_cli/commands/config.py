@@ -1,0 +1,72 @@
+"""`gatecrew config check` and `gatecrew config show`."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import click
+from pydantic import SecretStr
+
+from ..layers import Path
+from ..settings import SECTIONS, Loaded, load
+
+
+@click.group("config")
+def command() -> None:
+    """Check a settings file, or show what is in force."""
+
+
+@command.command()
+@click.argument("file", type=click.Path(), default="gatecrew.toml")
+def check(file: str) -> None:
+    """Check FILE (gatecrew.toml) together with the environment.
+
+    Exit code 2 and a line for each finding if it is bad.
+    """
+    settings = load(file).settings
+    print(
+        f"{file}: good: {len(settings.listener)} listeners, {len(settings.route)} routes,"
+        f" {sum(worker.count for worker in settings.worker)} workers"
+    )
+
+
+@command.command()
+@click.argument("file", type=click.Path(), required=False)
+@click.option("--json", "as_json", is_flag=True, help="As JSON, without where it comes from.")
+def show(file: str | None, as_json: bool) -> None:
+    """Show the settings in force with FILE, the environment and the defaults, and where each comes from."""
+    loaded = load(file)
+    if as_json:
+        print(json.dumps({section: _plain(getattr(loaded.settings, section)) for section in SECTIONS[""]}, indent=2))
+    else:
+        print("\n".join(_write_toml(loaded)))
+
+
+def _write_toml(loaded: Loaded) -> Iterator[str]:
+    for section in SECTIONS[""]:
+        value = getattr(loaded.settings, section)
+        if isinstance(value, tuple):
+            for number, element in enumerate(value):
+                yield f"[[{section}]]"
+                yield from _write_table(loaded, (section, number), element)
+        else:
+            yield f"[{section}]"
+            yield from _write_table(loaded, (section,), value)
+
+
+def _write_table(loaded: Loaded, path: Path, table: Any) -> Iterator[str]:
+    for key, value in _plain(table).items():
+        yield f"{key} = {json.dumps(value)}  # {loaded.layers.origin((*path, key))}"
+    yield ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(element) for element in value]
+    if isinstance(value, SecretStr):
+        return str(value)  # stars, or nothing if there is none
+    if hasattr(value, "__dataclass_fields__"):
+        names = (field.name for field in fields(value))
+        return {name: _plain(getattr(value, name)) for name in names if name not in ("listeners", "routes")}
+    return value

@@ -1,0 +1,44 @@
+"""`gatecrew up`: the whole on one machine, each part in a process of its own."""
+
+import click
+
+from ..cluster import Cluster
+from ..errors import UserError
+from ..loop import run
+from ..options import ADDRESS, config_option, logging_options
+from ..settings import load
+
+
+@click.command("up")
+@click.argument("targets", metavar="[MODULE:OBJECT]...", nargs=-1)
+@click.option("--workers", type=click.IntRange(1, 256), help="Workers of each MODULE:OBJECT; 1 without this.")
+@click.option(
+    "--gateways", type=click.IntRange(1, 64), default=1, show_default=True, help="They listen on rising ports."
+)
+@click.option("--listen", type=ADDRESS, help="Where clients connect to the (first) gateway.  [default: 127.0.0.1:7000]")
+@config_option
+@logging_options
+def command(
+    targets: tuple[str, ...],
+    workers: int | None,
+    gateways: int,
+    listen: tuple[str, int] | None,
+    config_file: str | None,
+) -> None:
+    """Start registry, gateways and workers, and keep them alive.
+
+    MODULE:OBJECT names a Worker object, found from the current directory: `gatecrew up chat:worker` runs `worker` of
+    chat.py. Ctrl-C stops everything in order; a second Ctrl-C at once. With CONSUL_HTTP_ADDR set, that Consul is used
+    and no registry is started.
+    """
+    flags: dict[str, object] = {}
+    if listen:
+        flags["listener"] = {0: {"host": listen[0], "port": listen[1]}}
+    if targets:
+        flags["worker"] = [{"target": target, "count": workers or 1} for target in targets]
+    elif workers:
+        raise UserError("--workers: needs to know of what; name a MODULE:OBJECT, or write `count` into the file")
+    settings = load(config_file, flags).settings
+    if not settings.worker:
+        raise UserError("up: no workers; name a Worker object, such as chat:worker for `worker` in chat.py")
+    run(Cluster(settings, gateways).run(), "asyncio")

@@ -1,0 +1,34 @@
+"""The life of a worker process: register, say where it listens, serve until told to stop."""
+
+from contextlib import nullcontext
+
+from gatecrew_registry import Registry
+from gatecrew_worker import Worker, WorkerError, serve
+
+from . import ready
+from .errors import UserError
+from .registry_access import advertised_host, registry_settings
+
+
+async def serve_worker(worker: Worker, listen: tuple[str, int], advertise: str | None, register: bool) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Raises:
+        UserError: the address can't be had.
+    """
+    host, port = listen
+    settings = registry_settings() if register else None
+    if settings is not None and advertise is None:
+        advertise = advertised_host(host, settings)
+    async with nullcontext() if settings is None else Registry(settings) as registry:
+        try:
+            await serve(
+                worker,
+                host,
+                port,
+                registry=registry,
+                advertise_host=advertise or "",
+                on_ready=lambda address: ready.announce("worker", service=worker.service, address=address),
+            )
+        except WorkerError as error:
+            raise UserError(f"{error}; choose another address with --listen") from None
