@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from gatecrew_gateway.config import GatewayConfig
 
@@ -19,7 +19,7 @@ from .console import Console
 from .loop import stop_requested
 from .options import join
 from .settings import Settings, WorkerConfig
-from .supervisor import Child, Command
+from .supervisor import Child, Command, Facts
 
 REGISTRY_PORT = 8500  # where every Consul tool looks first
 STOP_MARGIN_S = 5.0  # over the drain, then a child is killed
@@ -94,13 +94,12 @@ class Cluster:
         listen = registry.listen or f"127.0.0.1:{REGISTRY_PORT if _is_free(REGISTRY_PORT) else 0}"
         [facts] = await self._start_group({"registry": _registry_command(listen)}, STOP_MARGIN_S)
         address = self._environment["CONSUL_HTTP_ADDR"] = facts["address"]
-        if registry.listen or address.endswith(f":{REGISTRY_PORT}"):
-            return f"http://{address}"
-        return (
-            f"http://{address}  (port {REGISTRY_PORT} is taken: `export CONSUL_HTTP_ADDR={address}` for other commands)"
-        )
+        where = f"http://{address}, pid {facts['pid']}"
+        if address.endswith(f":{REGISTRY_PORT}"):
+            return where
+        return f"{where}; other commands find it with CONSUL_HTTP_ADDR={address}"
 
-    async def _start_group(self, commands: dict[str, Command], stop_s: float) -> Sequence[dict[str, str]]:
+    async def _start_group(self, commands: dict[str, Command], stop_s: float) -> Sequence[Facts]:
         """Start beside each other; returns when all are ready, with what they said of themselves."""
         group = [Child(name, command, self._environment, self._console) for name, command in commands.items()]
         self._groups.append((group, stop_s))
@@ -112,7 +111,7 @@ class Cluster:
                 child.kill()
 
 
-def _listeners(facts: dict[str, str]) -> dict[str, str]:
+def _listeners(facts: Facts) -> dict[str, str]:
     """Of what a gateway says of itself: listener name -> address."""
     return {key.removeprefix("listener-"): value for key, value in facts.items() if key.startswith("listener-")}
 
@@ -122,18 +121,35 @@ def _own_command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", f"{__package__}.child", str(os.getpid()), *arguments]
 
 
+# A child that starts again gets the addresses that it had: clients come back to them, and the registry knows them.
+
+
 def _registry_command(listen: str) -> Command:
-    return lambda address: _own_command("registry", "--listen", address or listen)
+    return lambda last: _own_command("registry", "--listen", last.get("address", listen))
 
 
 def _worker_command(worker: WorkerConfig, number: int) -> Command:
     listen = join(worker.host, worker.port and worker.port + number)
-    return lambda address: _own_command("worker", worker.target, "--listen", address or listen)
+    return lambda last: _own_command("worker", worker.target, "--listen", last.get("address", listen))
 
 
 def _gateway_command(config: GatewayConfig, workers: int) -> Command:
-    handed_down = json.dumps({"config": asdict(config), "workers": workers})
-    return lambda _: _own_command("gateway", "--handed-down", handed_down)
+    def command(last: Facts) -> list[str]:
+        addresses = _listeners(last)
+        again = replace(
+            config,
+            service_port=_port(last.get("service"), config.service_port),
+            listeners=tuple(
+                replace(each, port=_port(addresses.get(each.name), each.port)) for each in config.listeners
+            ),
+        )
+        return _own_command("gateway", "--handed-down", json.dumps({"config": asdict(again), "workers": workers}))
+
+    return command
+
+
+def _port(address: str | None, otherwise: int) -> int:
+    return int(address.rpartition(":")[2]) if address else otherwise
 
 
 def _is_free(port: int) -> bool:

@@ -23,23 +23,24 @@ STEADY_S = 10.0  # a child that lived so long starts again without delay growth
 LONGEST_LINE = 64 * 1024  # bytes; a longer one is broken
 BAD_INPUT = 2  # exit code of a child whose arguments, settings or module are wrong
 
-Command = Callable[[str], Sequence[str]]
+Facts = Mapping[str, str]  # of a ready line
+Command = Callable[[Facts], Sequence[str]]
 
 
 class Child:
     """One program, over all its lives.
 
-    `command` is called before each life with the address that the last one listened on ("" at first), so that a
-    restarted worker is found where it was. When it can't have that address any more, it is asked again with "".
+    `command` is called before each life with the facts of the last one's ready line, so that it is found where it was.
+    They are empty at first, and after a life that found its input bad: somebody else may have the address now.
     """
 
     def __init__(self, name: str, command: Command, environment: Mapping[str, str], console: Console) -> None:
         self.name = name
-        self.started: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()  # first ready line
+        self.started: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()  # first ready line
         self._command = command
         self._environment = environment
         self._console = console
-        self._address = ""
+        self._facts: Facts = {}
         self._complaint = ""  # last line in which a life said what is wrong with its input
         self._process: Process | None = None
         self._stopping = asyncio.Event()
@@ -86,7 +87,7 @@ class Child:
                     complaint = self._complaint.removeprefix("gatecrew: ") or f"{self.name}: {_ending(code)}"
                     self.started.set_exception(UserError(complaint))
                     return
-                self._address = ""
+                self._facts = {}
             if self._complaint:
                 self._console.line(self.name, self._complaint, sys.stderr)
             if loop.time() - began_at >= STEADY_S:
@@ -101,7 +102,7 @@ class Child:
         """One life, from start to end; returns the exit code."""
         self._complaint = ""
         self._process = await asyncio.create_subprocess_exec(
-            *self._command(self._address),
+            *self._command(self._facts),
             env=self._environment,
             stdin=DEVNULL,
             stdout=PIPE,
@@ -137,7 +138,7 @@ class Child:
 
     def _hear(self, line: str, target: TextIO) -> None:
         if (facts := ready.parse(line)) is not None:
-            self._address = facts.get("address", "")
+            self._facts = facts
             if not self.started.done():
                 self.started.set_result(facts)
         elif line.startswith("gatecrew: "):

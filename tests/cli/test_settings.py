@@ -1,0 +1,156 @@
+"""Settings: who wins, and one line for each finding that says where it stands."""
+
+from pathlib import Path
+
+import pytest
+
+from gatecrew_cli.errors import UserError
+from gatecrew_cli.settings import load
+from gatecrew_gateway.config import GatewayConfig, ListenerConfig
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "CONSUL_CACERT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path("gatecrew.toml")
+
+
+def findings(file: Path | None = None, flags: dict[str, object] | None = None) -> list[str]:
+    with pytest.raises(UserError) as raised:
+        load(str(file) if file else None, flags)
+    return str(raised.value).splitlines()
+
+
+def test_defaults_are_those_of_the_gateway() -> None:
+    assert load().settings.gateways() == [GatewayConfig()]
+
+
+def test_flag_before_environment_before_file_before_default(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("[gateway]\nmax_waiting = 1\nmax_attempts = 1\nheartbeat_s = 0.5\n")
+    monkeypatch.setenv("GATECREW_GATEWAY__MAX_WAITING", "2")
+    monkeypatch.setenv("GATECREW_GATEWAY__MAX_ATTEMPTS", "2")
+    loaded = load(str(file), {"gateway": {"max_waiting": 3}})
+    [gateway] = loaded.settings.gateways()
+    assert (gateway.max_waiting, gateway.max_attempts, gateway.heartbeat_s, gateway.drain_s) == (3, 2, 0.5, 10.0)
+    origins = [
+        loaded.layers.origin(("gateway", key)) for key in ("max_waiting", "max_attempts", "heartbeat_s", "drain_s")
+    ]
+    assert origins == ["command line", "environment", "gatecrew.toml", "default"]
+
+
+def test_a_flag_changes_one_key_of_one_listener(file: Path) -> None:
+    file.write_text('[[listener]]\nname = "a"\nmax_sessions = 5\n[[listener]]\nname = "b"\nport = 7100\n')
+    loaded = load(str(file), {"listener": {0: {"port": 7005}}})
+    assert loaded.settings.listener == (
+        ListenerConfig(name="a", max_sessions=5, port=7005),
+        ListenerConfig(name="b", port=7100),
+    )
+    assert load(None, {"listener": {0: {"port": 7005}}}).settings.listener == (ListenerConfig(port=7005),)
+
+
+def test_lists_come_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATECREW_LISTENER", '[{"name": "a", "port": 7009}]')
+    assert load().settings.listener == (ListenerConfig(name="a", port=7009),)
+    monkeypatch.setenv("GATECREW_LISTENER", "[7009")
+    [line] = findings()
+    assert "listener" in line
+    assert "JSON" in line
+
+
+def test_each_finding_is_a_line_with_file_and_key(file: Path) -> None:
+    file.write_text(
+        """
+        [gatway]
+        [gateway]
+        max_wating = 3
+        heartbeat_s = "often"
+        [[listener]]
+        port = 70000
+        [[listener]]
+        name = "second"
+        max_packet = 8.5
+        [[route]]
+        order = "sesion"
+        [[route]]
+        commands = "1-x"
+        [[worker]]
+        target = "chat"
+        [[worker]]
+        count = 0
+        """
+    )
+    assert sorted(findings(file)) == [
+        "gatecrew.toml: gateway.heartbeat_s: 'often', must be a number",
+        "gatecrew.toml: gateway.max_wating: unknown; did you mean max_waiting?",
+        "gatecrew.toml: gatway: unknown; did you mean gateway?",
+        "gatecrew.toml: listener[0].port: 70000, must be from 0 to 65535",
+        "gatecrew.toml: listener[1].max_packet: 8.5, must be a whole number",
+        "gatecrew.toml: route[0].order: 'sesion', must be 'session', 'none' or 'strict'",
+        "gatecrew.toml: route[1].commands: '1-x', '1-x' is neither a number nor a range like 1-20",
+        "gatecrew.toml: worker[0].target: 'chat', must be module:object, such as chat:worker",
+        "gatecrew.toml: worker[1].count: 0, must be greater than or equal to 1",
+        "gatecrew.toml: worker[1].target: missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a = @", "gatecrew.toml:1:5: not TOML: Invalid value"),
+        ("[gateway]\nx = [1,\ny = 2", "gatecrew.toml:3:1: not TOML: Invalid value"),
+        ("[gateway", "gatecrew.toml: not TOML: Expected ']' at the end of a table declaration (at end of document)"),
+        ("gateway = 3", "gatecrew.toml: gateway: 3, must be a table"),
+        ("listener = 3", "gatecrew.toml: listener: 3, must be a list"),
+        ("[[gateway.listeners]]", "gatecrew.toml: gateway.listeners: goes into tables of its own, [[listener]]"),
+        ("listener = []", "gatecrew.toml: listener: no listener; give at least one [[listener]]"),
+        ("[[listener]]\n[[listener]]", "gatecrew.toml: listener: listeners need names of their own, got main, main"),
+        ("[gateway]\nlost_after_s = 1.5", "gatecrew.toml: gateway.lost_after_s: 1.5, must be from 2.0 to 600"),
+        # The key that is wrong is a default, made wrong by one that was written.
+        ("[gateway]\nheartbeat_s = 5", "gatecrew.toml: gateway.suspect_after_s: 2.0, must be from 5.0 to 600"),
+        ("[registry]\ntoken = 5", "gatecrew.toml: registry.token: not shown, must be text"),
+    ],
+)
+def test_what_a_file_can_not_mean(file: Path, text: str, line: str) -> None:
+    file.write_text(text)
+    assert findings(file) == [line]
+
+
+def test_a_file_that_can_not_be_read(file: Path) -> None:
+    assert findings(file) == ["gatecrew.toml: No such file or directory"]
+    file.write_bytes(b"name = '\xff'")
+    assert findings(file) == ["gatecrew.toml: not UTF-8 text, at byte 8"]
+
+
+def test_findings_in_flags_and_environment_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert findings(None, {"listener": {0: {"port": 70000}}}) == [
+        "command line: listener[0].port: 70000, must be from 0 to 65535"
+    ]
+    monkeypatch.setenv("GATECREW_GATEWAY__DRAIN_S", "long")
+    assert findings() == ["environment: gateway.drain_s: 'long', must be a number"]
+
+
+def test_the_registry_of_the_environment_goes_before_that_of_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text('[registry]\naddress = "from-file:8500"\ntoken = "secret"\n')
+    registry = load(str(file)).settings.registry
+    assert registry.environment() == {"CONSUL_HTTP_ADDR": "from-file:8500", "CONSUL_HTTP_TOKEN": "secret"}
+    assert "secret" not in repr(registry)
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", "from-environment:8500")
+    assert load(str(file)).settings.registry.address == "from-environment:8500"
+
+
+def test_gateways_beside_each_other_have_ports_of_their_own(file: Path) -> None:
+    file.write_text(
+        '[gateway]\nname = "g"\nservice_port = 7300\n[[listener]]\nport = 7000\n[[listener]]\nname = "b"\nport = 0\n'
+    )
+    first, second = load(str(file)).settings.gateways(2)
+    assert (first.name, second.name) == ("g-1", "g-2")
+    assert [each.port for each in second.listeners] == [7001, 0]
+    assert second.service_port == 7301
