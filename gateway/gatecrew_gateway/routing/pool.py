@@ -69,7 +69,7 @@ class Pool:
         for step in range(count):
             turn = (self._turn + step) % count
             link = links[turn]
-            if not link.busy and not link.awake and link.can_take:
+            if not link.busy and self._is_of_use(link):
                 self._turn = turn + 1
                 self.awake = True
                 link.wake()
@@ -95,11 +95,15 @@ class Pool:
 
     def _wake_least_loaded(self) -> None:
         # A slow worker must not get its turn only because time passed.
-        free = [link for link in self.links if link.can_take and not link.awake]
+        free = [link for link in self.links if self._is_of_use(link)]
         if free:
             link = min(free, key=lambda link: len(link.pending))
             self.awake = True
             link.wake()
+
+    def _is_of_use(self, link: Link) -> bool:
+        """Whether it would take any of what waits: a link has one suspect packet at a time."""
+        return link.can_take and not link.awake and (bool(self.ready) or link.suspect is None)
 
     def release(self, lane: Lane) -> None:
         """The lane's last open packet is answered: it is quiet, or its waiting packets are anyone's."""
