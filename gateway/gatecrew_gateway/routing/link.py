@@ -136,7 +136,7 @@ class Link:
         pool = self.pool
         if self.queue:
             self.wake()
-        elif self.state is LinkState.READY and (pool.ready or pool.suspects) and not pool.awake:
+        elif self.state is LinkState.READY and not pool.awake and pool.has_work_for(self):
             pool.awake = True
             self.wake()
 

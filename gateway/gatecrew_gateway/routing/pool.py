@@ -62,6 +62,10 @@ class Pool:
             if not link.awake:
                 link.gathered()
 
+    def has_work_for(self, link: Link) -> bool:
+        """Whether lanes wait that this link may take now: it has one suspect at a time."""
+        return bool(self.ready) or (bool(self.suspects) and link.suspect is None)
+
     def wake(self) -> None:
         """Give the turn to the next idle link; if none is idle, let packets gather."""
         links = self.links

@@ -1,0 +1,478 @@
+"""Who gets a packet and what becomes of it: balancing, order, failover, deadlines, limits. No sockets, no clock."""
+
+import pytest
+
+from gatecrew_gateway.codec import Kind, Status
+from gatecrew_gateway.config import GatewayConfig, RouteConfig
+from gatecrew_gateway.dispatcher import CLOSE, NO_WORKER_WAIT_S, OPEN
+from gatecrew_gateway.routing.pool import FULL_BATCH, LINGER_S
+from gateway.crew import Crew
+
+
+def routes(**options: object) -> GatewayConfig:
+    return GatewayConfig(routes=(RouteConfig(commands="1", **options),))  # type: ignore[arg-type]
+
+
+def statuses(errors: dict[int, list[tuple[int, str]]]) -> dict[int, int]:
+    return {seq: status for seq, [(status, _)] in errors.items()}
+
+
+# Round robin.
+
+
+def test_one_packet_at_a_time_goes_round() -> None:
+    crew = Crew()
+    workers = [crew.worker(name) for name in "abc"]
+    client = crew.client()
+    for _ in range(9):
+        crew.send(client, 1)
+        crew.run()
+        for worker in workers:
+            worker.answer_all()
+        crew.run()
+    assert [execution.worker for execution in crew.executions] == list("abcabcabc")
+
+
+def test_packets_gather_while_every_worker_is_busy_and_go_with_the_next_answer() -> None:
+    crew = Crew()
+    worker = crew.worker("a")
+    clients = [crew.client() for _ in range(5)]
+    crew.send(clients[0], 1)
+    crew.run()
+    for client in clients[1:]:
+        crew.send(client, 1)
+        crew.run()
+    assert [len(batch) for batch in worker.batches] == [1]
+    worker.answer_all()
+    crew.run()
+    assert [len(batch) for batch in worker.batches] == [1, 4]
+
+
+def test_gathering_ends_after_the_linger() -> None:
+    crew = Crew()
+    worker = crew.worker("a")
+    first, second = crew.client(), crew.client()
+    crew.send(first, 1)
+    crew.run()
+    crew.send(second, 1)
+    crew.run()
+    assert len(worker.batches) == 1
+    crew.pass_time(LINGER_S)
+    crew.run()
+    assert len(worker.batches) == 2
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    crew = Crew()
+    worker = crew.worker("a")
+    crew.send(crew.client(), 1)
+    crew.run()
+    for _ in range(FULL_BATCH):
+        crew.send(crew.client(), 1)
+    crew.run()
+    assert [len(batch) for batch in worker.batches] == [1, FULL_BATCH]
+
+
+def test_a_worker_whose_write_is_stuck_gets_no_turn() -> None:
+    crew = Crew()
+    stuck, well = crew.worker("a"), crew.worker("b")
+    stuck.link.writing = True
+    for _ in range(4):
+        crew.send(crew.client(), 1)
+        crew.run()
+        well.answer_all()
+    assert {execution.worker for execution in crew.executions} == {"b"}
+
+
+def test_the_linger_favours_the_least_loaded() -> None:
+    crew = Crew()
+    slow, well = crew.worker("a"), crew.worker("b")
+    crew.send(crew.client(), 1)
+    crew.run()
+    crew.send(crew.client(), 1)
+    crew.run()
+    assert slow.in_flight
+    assert well.in_flight
+    for _ in range(10):
+        crew.send(crew.client(), 1)
+        crew.pass_time(LINGER_S)
+        crew.run()
+        well.answer_all()
+        crew.run()
+    assert len(slow.in_flight) <= 2  # the first time both had one
+
+
+# Order.
+
+
+def test_a_session_stays_with_its_worker_while_something_is_in_flight() -> None:
+    crew = Crew()
+    workers = [crew.worker(name) for name in "abc"]
+    client = crew.client()
+    for _ in range(6):
+        crew.send(client, 1)
+        crew.pass_time(LINGER_S)
+        crew.run()
+    assert {execution.worker for execution in crew.executions} == {"a"}
+    workers[0].answer_all()
+    crew.send(client, 1)
+    crew.run()
+    assert crew.executions[-1].worker == "b"
+
+
+def test_order_none_spreads_one_session() -> None:
+    crew = Crew(routes(order="none"))
+    for name in "abc":
+        crew.worker(name)
+    client = crew.client()
+    for _ in range(3):
+        crew.send(client, 1)
+        crew.run()
+    assert {execution.worker for execution in crew.executions} == set("abc")
+
+
+def test_order_strict_has_one_in_flight() -> None:
+    crew = Crew(routes(order="strict"))
+    workers = [crew.worker(name) for name in "ab"]
+    client = crew.client()
+    crew.send(client, 1, 1, 1)
+    for done in range(1, 4):
+        crew.run()
+        assert sum(len(worker.in_flight) for worker in workers) == 1
+        for worker in workers:
+            worker.answer_all()
+        assert sum(map(len, client.replies.values())) == done
+
+
+def test_a_worker_without_order_gets_one_packet_of_a_session_at_a_time() -> None:
+    crew = Crew()
+    worker = crew.worker("a", one_at_a_time=True)
+    client = crew.client()
+    crew.send(client, 1, 1)
+    crew.send(client, 1)
+    for _ in range(3):
+        crew.run()
+        assert len(worker.in_flight) == 1
+        worker.answer_all()
+    assert sorted(client.replies) == [1, 2, 3]
+
+
+# Failover.
+
+
+def test_the_unanswered_suffix_moves_as_one_block_and_newer_packets_wait_behind_it() -> None:
+    crew = Crew()
+    first = crew.worker("a")
+    client = crew.client()
+    crew.send(client, 1, 1, 1, 1)
+    crew.run()
+    first.answer(first.in_flight[0])
+    second = crew.worker("b")
+    crew.lose(first, crashed=False)
+    crew.send(client, 1, 1)
+    crew.run()
+    assert [(p.seq, p.attempt) for p in second.in_flight] == [(2, 1), (3, 1), (4, 1), (5, 0), (6, 0)]
+    second.answer_all()
+    assert all(client.outcomes(seq) == 1 for seq in range(1, 7))
+
+
+def test_what_was_not_written_moves_freely() -> None:
+    crew = Crew(routes(delivery="at-most-once"))
+    first = crew.worker("a")
+    client = crew.client()
+    crew.send(client, 1)
+    crew.run()
+    crew.send(client, 1)  # joins the queue of the busy link
+    second = crew.worker("b")
+    crew.lose(first)
+    crew.run()
+    assert statuses(client.errors) == {1: Status.ABORTED}
+    assert [(p.seq, p.attempt) for p in second.in_flight] == [(2, 0)]
+    assert crew.counters.outcome_unknown == 1
+
+
+def test_three_workers_lost_with_a_request_end_it() -> None:
+    crew = Crew()
+    client = crew.client()
+    crew.send(client, 1)
+    crew.worker("a")
+    crew.send(client, 1)
+    for name in "bcd":
+        crew.run()
+        crew.worker(name)
+        crew.lose(crew.workers[0], crashed=False)
+    assert statuses(client.errors) == {1: Status.UNAVAILABLE, 2: Status.UNAVAILABLE}
+    assert [execution.worker for execution in crew.executions] == list("abc")
+
+
+def test_notifies_are_dropped_by_default_and_resent_on_request() -> None:
+    for delivery, resent in (("at-most-once", 0), ("at-least-once", 1)):
+        crew = Crew(routes(notify_delivery=delivery))
+        first = crew.worker("a")
+        crew.send(crew.client(), 1, kind=Kind.NOTIFY)
+        crew.run()
+        second = crew.worker("b")
+        crew.lose(first, crashed=False)
+        crew.run()
+        assert len(second.in_flight) == resent
+        assert crew.counters.notifies_dropped == 1 - resent
+
+
+def test_a_late_answer_of_a_lost_worker_is_dropped() -> None:
+    crew = Crew()
+    first = crew.worker("a")
+    client = crew.client()
+    crew.send(client, 1)
+    crew.run()
+    [packet] = first.in_flight
+    second = crew.worker("b")
+    crew.lose(first, crashed=False)
+    crew.run()
+    second.answer_all()
+    first.answer(packet)
+    assert client.replies == {1: [b"1"]}
+    assert crew.counters.late_replies == 1
+
+
+def test_suspects_go_one_at_a_time_and_the_culprit_never_meets_a_third_worker() -> None:
+    crew = Crew()
+    first = crew.worker("a")
+    clients = [crew.client() for _ in range(3)]
+    for client in clients:
+        crew.send(client, 1)
+    crew.run()
+    assert len(first.in_flight) == 3
+    second = crew.worker("b")
+    crew.lose(first)
+    crew.run()
+    assert len(second.in_flight) == 1
+    second.answer_all()
+    crew.run()
+    [culprit] = second.in_flight
+    third = crew.worker("c")
+    crew.lose(second)
+    crew.run()
+    assert crew.counters.quarantined == 1
+    assert culprit not in third.in_flight
+    third.answer_all()
+    crew.run()
+    assert sum(len(client.errors) for client in clients) == 1
+    assert all(client.outcomes(1) == 1 for client in clients)
+
+
+def test_a_crash_while_a_suspect_is_out_clears_the_others() -> None:
+    crew = Crew()
+    first = crew.worker("a")
+    crew.send(crew.client(), 1)
+    crew.run()
+    second = crew.worker("b")
+    crew.lose(first)
+    crew.run()
+    crew.send(crew.client(), 1)
+    crew.pass_time(LINGER_S)
+    crew.run()
+    assert len(second.in_flight) == 2
+    third = crew.worker("c")
+    crew.lose(second)
+    crew.run()
+    [innocent] = third.in_flight
+    assert not innocent.suspect
+
+
+# Draining and giving back.
+
+
+def test_a_draining_worker_gets_nothing_new_and_nothing_is_redelivered() -> None:
+    crew = Crew()
+    first = crew.worker("a")
+    client = crew.client()
+    crew.send(client, 1)
+    crew.run()
+    crew.send(client, 1)  # queued behind the first, not written
+    second = crew.worker("b")
+    crew.dispatcher.draining(first.link)
+    crew.send(client, 1)
+    crew.run()
+    assert not second.in_flight  # the lane finishes where it is
+    first.answer_all()
+    crew.run()
+    assert [(p.seq, p.attempt) for p in second.in_flight] == [(2, 0), (3, 0)]
+    crew.lose(first, crashed=False)
+    assert crew.counters.redelivered == 0
+
+
+def test_what_was_not_started_goes_elsewhere_in_order() -> None:
+    crew = Crew()
+    first = crew.worker("a")
+    client = crew.client()
+    crew.send(client, 1, 1, 1)
+    crew.run()
+    second = crew.worker("b")
+    crew.dispatcher.draining(first.link)
+    first.answer(*first.in_flight, status=Status.UNAVAILABLE, not_started=True)
+    crew.send(client, 1)
+    crew.run()
+    assert [(p.seq, p.attempt) for p in second.in_flight] == [(1, 0), (2, 0), (3, 0), (4, 0)]
+
+
+def test_giving_back_for_ever_is_ended_by_the_budget() -> None:
+    crew = Crew()
+    worker = crew.worker("a")
+    client = crew.client()
+    crew.send(client, 1)
+    for _ in range(1000):
+        crew.run()
+        if not worker.in_flight:
+            break
+        worker.answer(*worker.in_flight, status=Status.UNAVAILABLE, not_started=True)
+    assert statuses(client.errors) == {1: Status.UNAVAILABLE}
+    assert len(crew.executions) < 30
+
+
+# Limits and deadlines.
+
+
+def test_a_worker_never_has_more_than_it_said() -> None:
+    crew = Crew()
+    worker = crew.worker("a", max_in_flight=3)
+    client = crew.client()
+    crew.send(client, *[1] * 10)
+    for _ in range(20):
+        crew.run()
+        assert len(worker.in_flight) <= 3
+        if worker.in_flight:
+            worker.answer(worker.in_flight[0])
+    assert sorted(client.replies) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_full_service_refuses(over: int) -> None:
+    crew = Crew(GatewayConfig(max_waiting=5))
+    crew.worker("a", max_in_flight=2)
+    client = crew.client()
+    crew.send(client, *[1] * (7 + over))
+    assert statuses(client.errors) == {8: Status.RESOURCE_EXHAUSTED} if over else not client.errors
+
+
+def test_without_workers_packets_wait_a_moment_and_then_fail_at_once() -> None:
+    crew = Crew()
+    crew.lose(crew.worker("a"))
+    client = crew.client()
+    crew.send(client, 1)
+    crew.pass_time(NO_WORKER_WAIT_S * 0.9)
+    assert not client.errors
+    crew.pass_time(NO_WORKER_WAIT_S * 0.2)
+    assert statuses(client.errors) == {1: Status.UNAVAILABLE}
+    crew.send(client, 1)
+    assert statuses(client.errors) == {1: Status.UNAVAILABLE, 2: Status.UNAVAILABLE}
+    worker = crew.worker("b")
+    crew.send(client, 1)
+    crew.run()
+    worker.answer_all()
+    assert client.replies == {3: [b"3"]}
+
+
+def test_commands_that_nobody_serves() -> None:
+    crew = Crew()
+    client = crew.client()
+    crew.send(client, 1)
+    crew.worker("a", commands=(1, 2))
+    crew.send(client, 3)
+    assert statuses(client.errors) == {1: Status.UNAVAILABLE, 2: Status.UNIMPLEMENTED}
+
+
+def test_commands_find_the_service_that_publishes_them() -> None:
+    crew = Crew(GatewayConfig(routes=(RouteConfig(commands="9", service="rooms"),)))
+    rooms = crew.worker("r", service="rooms", commands=(1,))
+    rest = crew.worker("x", service="rest")
+    crew.send(crew.client(), 1, 2, 9)
+    crew.run()
+    assert [p.command for p in rooms.in_flight] == [1, 9]
+    assert [p.command for p in rest.in_flight] == [2]
+
+
+def test_one_deadline_over_all_attempts() -> None:
+    crew = Crew(routes(deadline_ms=1000))
+    first = crew.worker("a")
+    client = crew.client()
+    crew.send(client, 1)
+    crew.run()
+    crew.pass_time(0.6)
+    crew.worker("b")
+    crew.lose(first, crashed=False)
+    crew.run()
+    crew.pass_time(0.3)
+    assert not client.errors
+    crew.pass_time(0.2)
+    assert statuses(client.errors) == {1: Status.DEADLINE_EXCEEDED}
+    assert crew.dispatcher.pool("echo").load == 0
+
+
+def test_a_deadline_frees_the_lane_and_a_late_answer_is_dropped() -> None:
+    crew = Crew(routes(order="strict", deadline_ms=1000))
+    worker = crew.worker("a")
+    client = crew.client()
+    crew.send(client, 1, 1)
+    crew.run()
+    [late] = worker.in_flight
+    crew.pass_time(0.5)
+    crew.send(client, 1)
+    crew.pass_time(0.6)
+    crew.pass_time(LINGER_S)
+    crew.run()
+    worker.answer(late)
+    worker.answer_all()
+    assert statuses(client.errors) == {1: Status.DEADLINE_EXCEEDED, 2: Status.DEADLINE_EXCEEDED}
+    assert client.replies == {3: [b"3"]}
+
+
+def test_an_application_error_reaches_the_client_and_is_not_retried() -> None:
+    crew = Crew()
+    worker = crew.worker("a")
+    client = crew.client()
+    crew.send(client, 1)
+    crew.run()
+    worker.answer(*worker.in_flight, status=Status.NOT_FOUND)
+    assert client.errors == {1: [(Status.NOT_FOUND, "told so")]}
+    assert len(crew.executions) == 1
+
+
+# Sessions.
+
+
+def test_a_service_that_wants_events_hears_of_open_and_close_around_the_packets() -> None:
+    crew = Crew()
+    early = crew.client()  # came before any worker
+    worker = crew.worker("a", events=True)
+    late = crew.client()
+    crew.send(late, 1)
+    crew.leave(late)
+    crew.run()
+    kinds = [(p.lane.session.id, p.kind) for p in worker.in_flight]
+    crew.run()
+    assert kinds == [(early.session.id, OPEN), (late.session.id, OPEN), (late.session.id, 0), (late.session.id, CLOSE)]
+    assert crew.forgotten == []
+    worker.answer_all()
+    assert crew.forgotten == [late.session.id]
+
+
+def test_a_lost_open_event_is_told_again() -> None:
+    crew = Crew()
+    first = crew.worker("a", events=True)
+    crew.client()
+    crew.run()
+    assert len(first.in_flight) == 1
+    second = crew.worker("b", events=True)
+    crew.lose(first, crashed=False)
+    crew.run()
+    assert [p.kind for p in second.in_flight] == [OPEN]
+
+
+def test_ping_is_answered_at_once() -> None:
+    crew = Crew()
+    client = crew.client()
+    heard: list[bytes] = []
+    client.write = heard.append  # type: ignore[method-assign]
+    crew.dispatcher.receive(client.session, [(Kind.PING, 0, 9, b"abc"), (Kind.PONG, 0, 9, b"")])
+    assert heard == [bytes([0, 0, 0, 11, Kind.PONG, 0, 0, 0, 0, 0, 0, 9]) + b"abc"]
+    assert client.session.in_flight == 0
