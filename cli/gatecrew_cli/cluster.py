@@ -5,7 +5,6 @@ finish while their workers are there, workers leave a registry that is alive.
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import socket
@@ -16,6 +15,7 @@ from dataclasses import asdict, replace
 from gatecrew_gateway.config import GatewayConfig
 
 from .console import Console
+from .errors import UserError
 from .loop import stop_requested
 from .options import join
 from .settings import Settings, WorkerConfig
@@ -62,6 +62,8 @@ class Cluster:
         print("stopped", flush=True)
 
     async def _start(self) -> None:
+        for config in self._gateways.values():
+            _check_listeners(config)
         registry = await self._start_registry()
         # Workers before gateways: these find all of them at once, and are ready when they are linked to all.
         workers = await self._start_group(
@@ -91,7 +93,9 @@ class Cluster:
             async with Registry(registry_settings(self._environment)) as consul:
                 await check_reachable(consul)
                 return consul.settings.url
-        listen = registry.listen or f"127.0.0.1:{REGISTRY_PORT if _is_free(REGISTRY_PORT) else 0}"
+        listen = (
+            registry.listen or f"127.0.0.1:{0 if _reason_not_to_bind('127.0.0.1', REGISTRY_PORT) else REGISTRY_PORT}"
+        )
         [facts] = await self._start_group({"registry": _registry_command(listen)}, STOP_MARGIN_S)
         address = self._environment["CONSUL_HTTP_ADDR"] = facts["address"]
         where = f"http://{address}, pid {facts['pid']}"
@@ -152,10 +156,21 @@ def _port(address: str | None, otherwise: int) -> int:
     return int(address.rpartition(":")[2]) if address else otherwise
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
+def _check_listeners(config: GatewayConfig) -> None:
+    """Find out that a port is in use before anything is started, rather than from the gateway, which comes last."""
+    for listener in config.listeners:
+        reason = _reason_not_to_bind(listener.host, listener.port)
+        if reason:
+            where = join(listener.host, listener.port)
+            raise UserError(f"listener {listener.name}: {where}: {reason}; choose another with --listen")
+
+
+def _reason_not_to_bind(host: str, port: int) -> str:
+    """Empty if one could listen there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return True
-    return False
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""

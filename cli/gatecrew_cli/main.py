@@ -4,6 +4,7 @@ Sub-commands are imported when they are called: `gatecrew --help` loads neither 
 supervises others never loads grpc at all.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -24,6 +25,7 @@ _COMMANDS = {
     "registry": "The embedded registry, which speaks Consul's HTTP API.",
     "call": "Send one packet to a gateway and print the answer.",
     "status": "Who is there: gateways, listeners, links, workers.",
+    "health": "Ask one worker or gateway whether it serves.",
     "bench": "Load a gateway and print rates and latencies.",
     "config": "Check a settings file, or show what is in force.",
 }
@@ -81,6 +83,8 @@ def _complain(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 the answer is no, 2 bad input, 130 interrupted."""
+    # What grpc itself writes to stderr is said again, better, by our own log or error line.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         code = _gatecrew.main(args=arguments, prog_name="gatecrew", standalone_mode=False)
     except (UserError, Failed) as error:

@@ -51,7 +51,7 @@ class Child:
         self._stopping.set()
         if not self.started.cancel() and not self.started.cancelled():
             self.started.exception()  # seen: when several children fail at start, only one is reported
-        self._send(signal.SIGTERM)
+        self._terminate()
         done, _ = await asyncio.wait([self._task], timeout=kill_after_s)
         if not done:
             self._console.line(self.name, f"did not stop within {kill_after_s:g} s: killed", sys.stderr)
@@ -65,10 +65,11 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _send(self, number: signal.Signals) -> None:
+    def _terminate(self) -> None:
         if self._process is not None:
+            # Not Process.send_signal: it looks whether the child has ended, and takes the exit code from the watcher.
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(self._process.pid, signal.SIGTERM)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -110,7 +111,7 @@ class Child:
             start_new_session=True,
         )
         if self._stopping.is_set():  # the signal came while it was being started
-            self._send(signal.SIGTERM)
+            self._terminate()
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         relays = [

@@ -40,7 +40,7 @@ def load_worker(target: str) -> Worker:
             raise UserError(f"{target}: module {module_name!r} has no {path!r}{hint}")
         found = getattr(found, name)
     if not isinstance(found, Worker):
-        raise UserError(f'{target}: is a {type(found).__name__}, not a Worker; write: {path} = Worker("name")')
+        raise UserError(f'{target}: of type {type(found).__name__}, not Worker; write: {path} = Worker("name")')
     return found
 
 

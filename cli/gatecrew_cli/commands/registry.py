@@ -1,5 +1,7 @@
 """`gatecrew registry`: the embedded registry."""
 
+import os
+
 import click
 
 from .. import ready
@@ -27,9 +29,8 @@ async def _serve(host: str, port: int) -> None:
     try:
         await registry.start()
     except OSError as error:
-        raise UserError(
-            f"registry: {join(host, port)}: {error.strerror or error}; choose another with --listen"
-        ) from None
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UserError(f"registry: {join(host, port)}: {reason}; choose another with --listen") from None
     try:
         ready.announce("registry", address=registry.address)
         await stop.wait()

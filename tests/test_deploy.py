@@ -1,0 +1,77 @@
+"""The compose file and the Dockerfile say what they must. That they run is proven on an engine."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    loaded = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def test_what_there_is(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert compose["name"] == "gatecrew"
+    assert services.keys() == {"consul", "gateway-1", "gateway-2", "worker"}
+    assert re.fullmatch(r"hashicorp/consul:\d+\.\d+\.\d+", services["consul"]["image"])
+    assert services["consul"]["ports"] == ["8500:8500"]
+    assert "-ui" in services["consul"]["command"]
+    assert [services[name]["ports"] for name in ("gateway-1", "gateway-2")] == [["7000:7000"], ["7001:7000"]]
+    assert services["worker"]["deploy"] == {"replicas": 3}
+
+
+def test_workers_can_be_scaled(compose: dict[str, Any]) -> None:
+    assert not {"ports", "container_name", "hostname"} & compose["services"]["worker"].keys()
+
+
+@pytest.mark.parametrize("name", ["consul", "gateway-1", "gateway-2", "worker"])
+def test_every_container_is_locked_up(compose: dict[str, Any], name: str) -> None:
+    service = compose["services"][name]
+    assert service["user"] == "10001:10001"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["init"] is True
+    assert "stop_grace_period" in service
+
+
+@pytest.mark.parametrize("name", ["gateway-1", "gateway-2", "worker"])
+def test_processes_wait_for_a_healthy_consul(compose: dict[str, Any], name: str) -> None:
+    service = compose["services"][name]
+    assert service["depends_on"] == {"consul": {"condition": "service_healthy"}}
+    assert service["environment"]["CONSUL_HTTP_ADDR"] == "consul:8500"
+
+
+def test_the_image() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    stages = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert stages == ["python:3.12-slim"] * 2
+    for line in ("USER 10001:10001", "STOPSIGNAL SIGTERM", 'ENTRYPOINT ["gatecrew"]'):
+        assert line in text.splitlines()
+    assert "HEALTHCHECK" in text
+
+
+def test_all_that_the_image_copies_gets_through_dockerignore() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    sources = {source for line in copied for source in line.split()}
+    assert sources == allowed
+    assert all((ROOT / source).exists() for source in sources)
+
+
+def test_compose_itself_takes_the_file() -> None:
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
+    ):
+        pytest.skip("docker compose is not installed")
+    subprocess.run(["docker", "compose", "config", "--quiet"], cwd=ROOT, check=True)
