@@ -24,6 +24,7 @@ dead_letters = logging.getLogger("gatecrew.deadletter")
 
 REQUEST, NOTIFY, OPEN, CLOSE = 0, 1, 2, 3  # the contract's Kind
 EVENT_DEADLINE_S = 60.0  # of open and close events
+MAX_REASON = 1024  # characters of a worker's error text that a client gets
 NO_WORKER_WAIT_S = 0.5  # packets wait so long for a service's first worker to come back, then they fail
 
 _pack = HEADER.pack
@@ -248,7 +249,9 @@ class Dispatcher:
             len(packet.body),
             packet.lane.pool.service,
         )
-        self._fail(packet, Status.ABORTED, "quarantined: two workers crashed while they handled this request")
+        self._fail(
+            packet, Status.FAILED_PRECONDITION, "quarantined: two workers crashed while they handled this request"
+        )
 
     # From workers.
 
@@ -288,7 +291,7 @@ class Dispatcher:
                 if not out:
                     touched.append(session)
                 if status:
-                    out.append(encode_error(packet.command, packet.seq, status, answer.message))
+                    out.append(encode_error(packet.command, packet.seq, status, answer.message[:MAX_REASON]))
                 else:
                     body = answer.body
                     size = len(body)

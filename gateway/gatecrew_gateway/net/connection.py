@@ -45,9 +45,12 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         packets, error = self._decoder.decode(data)
+        unfinished = self._listener.unfinished
         if packets:
+            if unfinished:
+                unfinished.pop(self, None)
             session = self.session
-            room = session.max_in_flight - session.in_flight
+            room = max(0, session.max_in_flight - session.in_flight)
             if len(packets) > room:
                 self._backlog = packets[room:]
                 packets = packets[:room]
@@ -56,10 +59,15 @@ class Connection(asyncio.Protocol):
             self._listener.dispatcher.receive(session, packets)
         if error is not None:
             self._broken(error)
-        elif self._decoder.unfinished:
-            self._listener.unfinished.setdefault(self, asyncio.get_running_loop().time())
-        elif self._listener.unfinished:
-            self._listener.unfinished.pop(self, None)
+        elif self._decoder.unfinished and not self.session.paused:
+            unfinished.setdefault(self, self._listener.loop.time())
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more; it still gets its open answers."""
+        if self._closing or not self.session.in_flight:
+            return False
+        self._listener.half_closed.add(self)
+        return True
 
     def pause_writing(self) -> None:
         self._listener.counters.slow_clients_cut += 1
@@ -79,7 +87,7 @@ class Connection(asyncio.Protocol):
         backlog, self._backlog = self._backlog, None
         if backlog and not self._closing:
             session = self.session
-            room = session.max_in_flight - session.in_flight
+            room = max(0, session.max_in_flight - session.in_flight)
             if len(backlog) > room:
                 self._backlog = backlog[room:]
                 session.paused = True
@@ -88,10 +96,19 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
+        """End our side, and wait a little for the client to end its own: closing while it still sends would reset the
+        connection, and the last packet, which says why, would be lost.
+        """
         if not self._closing:
             self._closing = True
-            self._transport.close()
+            self._transport.resume_reading()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
             self._listener.loop.call_later(CLOSE_WITHIN_S, self._transport.abort)
+
+    def close_at_once(self) -> None:
+        self._closing = True
+        self._transport.close()
 
     def abort(self) -> None:
         self._transport.abort()

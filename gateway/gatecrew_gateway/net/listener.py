@@ -30,6 +30,7 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
         self.unfinished: dict[Connection, float] = {}  # since when a packet has been half here
+        self.half_closed: set[Connection] = set()  # the client sends no more, but waits for answers
         self.address = ""
         self._sessions = sessions
         self._server: asyncio.Server | None = None
@@ -77,6 +78,7 @@ class Listener:
     def lost(self, connection: Connection) -> None:
         self.connections.discard(connection)
         self.unfinished.pop(connection, None)
+        self.half_closed.discard(connection)
         self.counters.sessions_closed += 1
         session = connection.session
         self._sessions.close(session)
@@ -85,11 +87,14 @@ class Listener:
             self._emptied.set()
 
     def sweep(self, now: float) -> None:
-        """Cut clients that began a packet and did not end it in time."""
+        """Cut clients that began a packet and did not end it in time; close those that have their last answer."""
         late = [c for c, since in self.unfinished.items() if now - since > self.config.packet_timeout_s]
         for connection in late:
             del self.unfinished[connection]
             connection.timed_out()
+        for connection in [c for c in self.half_closed if not c.session.in_flight]:
+            self.half_closed.discard(connection)
+            connection.close_at_once()
 
     # Leaving.
 

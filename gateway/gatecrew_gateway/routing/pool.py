@@ -63,8 +63,8 @@ class Pool:
                 link.gathered()
 
     def has_work_for(self, link: Link) -> bool:
-        """Whether lanes wait that this link may take now: it has one suspect at a time."""
-        return bool(self.ready) or (bool(self.suspects) and link.suspect is None)
+        """Whether the link could take some of what waits now: it has one suspect at a time."""
+        return link.can_take and not link.awake and bool(self.ready or (self.suspects and link.suspect is None))
 
     def wake(self) -> None:
         """Give the turn to the next idle link; if none is idle, let packets gather."""
@@ -73,7 +73,7 @@ class Pool:
         for step in range(count):
             turn = (self._turn + step) % count
             link = links[turn]
-            if not link.busy and self._is_of_use(link):
+            if not link.busy and self.has_work_for(link):
                 self._turn = turn + 1
                 self.awake = True
                 link.wake()
@@ -99,15 +99,11 @@ class Pool:
 
     def _wake_least_loaded(self) -> None:
         # A slow worker must not get its turn only because time passed.
-        free = [link for link in self.links if self._is_of_use(link)]
+        free = [link for link in self.links if self.has_work_for(link)]
         if free:
             link = min(free, key=lambda link: len(link.pending))
             self.awake = True
             link.wake()
-
-    def _is_of_use(self, link: Link) -> bool:
-        """Whether it would take any of what waits: a link has one suspect packet at a time."""
-        return link.can_take and not link.awake and (bool(self.ready) or link.suspect is None)
 
     def release(self, lane: Lane) -> None:
         """The lane's last open packet is answered: it is quiet, or its waiting packets are anyone's."""
