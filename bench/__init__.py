@@ -1,0 +1,1 @@
+"""How fast is it, against what else one could take: `python -m bench`."""
