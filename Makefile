@@ -8,7 +8,7 @@ AGAINST ?= HEAD
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("make: $(PYTHON) is older than 3.11; say make PYTHON=..."[: 99 * (sys.version_info < (3, 11))])'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("$(PYTHON) is older than 3.11: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable . --group dev
