@@ -34,12 +34,11 @@ from .request import Request
 from .session import Session
 from .status import Status, StatusError
 from .threads import Threads
+from .waiters import Waiters
 
 MAX_MESSAGE = 1024  # characters of a StatusError that the client is shown
 CANCEL_S = 1.0  # for cancelled handlers to clean up
 SLICE_S = 0.005  # handlers in place keep the loop no longer than this before others have their turn
-
-log = LimitedLog(logging.getLogger("gatecrew.worker"))
 
 
 class Outlet(Protocol):
@@ -48,6 +47,10 @@ class Outlet(Protocol):
     def reply(self, request_id: int, body: bytes) -> None: ...
 
     def refuse(self, request_id: int, status: int, message: str, not_started: bool = False) -> None: ...
+
+
+class TooLate(Exception):
+    """Nobody waits for the reply any more; the handler was not started."""
 
 
 class Waiting(NamedTuple):
@@ -71,6 +74,7 @@ class Shared:
         self.only_lane = Lane() if one_at_a_time else None
         self.loop = asyncio.get_running_loop()
         self.context = contextvars.copy_context()  # every handler starts in a copy of it
+        self.log = LimitedLog(logging.getLogger("gatecrew.worker"))
         self.draining = False
         self.dispatchers: set[Dispatcher] = set()  # those whose link lives or whose handlers still run
 
@@ -92,7 +96,7 @@ class Dispatcher:
         self._sessions = sessions
         self._bare: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
         self._taking = False
-        self._idle_waiter: asyncio.Future[None] | None = None
+        self._idle_waiters = Waiters(shared.loop)
         shared.dispatchers.add(self)
 
     async def take(self, requests: Iterable[worker_pb2.Request]) -> None:
@@ -148,9 +152,11 @@ class Dispatcher:
             if handler is None or handler.threaded or late or not has_room or (lane.busy and not handler.concurrent):
                 self._admit(request, handler, lane)
                 has_room = not shared.draining and len(self.open) < shared.max_in_flight
+                if clock() > until:
+                    return _Pause.SLICE
                 continue
-            coroutine = handler.call(request)
             try:
+                coroutine = handler.call(request)
                 waits_for = coroutine.send(None)
             except StopIteration as stop:
                 body = stop.value
@@ -193,27 +199,23 @@ class Dispatcher:
 
     def _start(self, request: Request, handler: Handler, lane: Lane) -> None:
         """Start the handler of a request that is in `open`, if it is still worth it."""
-        wire = request._wire
         shared = self._shared
-        if isinstance(self.outlet, Lost):  # another worker has the request by now
+        if self._is_too_late(request):
             del self.open[request]
-            self._counters.replies_lost += 1
-        elif time.monotonic() > request.deadline:
-            del self.open[request]
-            self._counters.expired += 1
-            self.outlet.refuse(wire.id, Status.DEADLINE_EXCEEDED, "the deadline passed before the handler started")
+            self._give_up(request)
         elif handler.threaded:
             lane.busy = lane.busy or not handler.concurrent
             settle = functools.partial(self._finish, request, handler, lane)
-            shared.threads.submit(shared.context.copy(), handler.call, request, settle)
+            call = functools.partial(shared.context.copy().run, self._call_in_thread, handler, request)
+            shared.threads.submit(call, settle)
         else:
             run_in_place(shared.loop, shared.context, functools.partial(self._start_with, request, handler, lane))
 
     def _start_with(
         self, request: Request, handler: Handler, lane: Lane, carrier: Carrier, context: contextvars.Context
     ) -> None:
-        coroutine = handler.call(request)
         try:
+            coroutine = handler.call(request)
             waits_for = coroutine.send(None)
         except StopIteration as stop:
             del self.open[request]
@@ -227,6 +229,18 @@ class Dispatcher:
             self._suspended(request, handler, lane, carrier)
             carrier.hand_over(coroutine, waits_for, functools.partial(self._finish, request, handler, lane))
 
+    def _call_in_thread(self, handler: Handler, request: Request) -> Any:
+        if self._is_too_late(request):  # it waited for a thread
+            raise TooLate
+        return handler.call(request)
+
+    def _is_too_late(self, request: Request) -> bool:
+        return isinstance(self.outlet, Lost) or time.monotonic() > request.deadline
+
+    def _give_up(self, request: Request) -> None:
+        self._counters.expired += 1
+        self.outlet.refuse(request._wire.id, Status.DEADLINE_EXCEEDED, "the deadline passed before the handler started")
+
     def _suspended(self, request: Request, handler: Handler, lane: Lane, carrier: Carrier) -> None:
         self.open[request] = carrier
         if not handler.concurrent:
@@ -237,6 +251,8 @@ class Dispatcher:
         del self.open[request]
         if error is None:
             self._answer(request, result)
+        elif isinstance(error, TooLate):
+            self._give_up(request)
         else:
             self._fail(request, error)
         if not handler.concurrent:
@@ -262,7 +278,7 @@ class Dispatcher:
             return
         if len(body) > MAX_BODY:
             text = f"a reply of {len(body)} bytes; {MAX_BODY} at most"
-            log.error("%r: %s", request, text)
+            self._shared.log.error("%r: %s", request, text)
             self._counters.failed += 1
             self.outlet.refuse(wire.id, Status.INTERNAL, text)
         else:
@@ -271,10 +287,11 @@ class Dispatcher:
     def _fail(self, request: Request, error: BaseException) -> None:
         """Send what a handler's exception says to the client: nothing, unless it is a StatusError."""
         if isinstance(error, StatusError):
-            self.outlet.refuse(request._wire.id, error.status, error.message[:MAX_MESSAGE])
+            message = error.message.encode("utf-8", "replace").decode()  # a lone surrogate is no UTF-8
+            self.outlet.refuse(request._wire.id, error.status, message[:MAX_MESSAGE])
         else:
             self._counters.failed += 1
-            log.error("%r: handler failed", request, error)
+            self._shared.log.error("%r: handler failed", request, error)
             self.outlet.refuse(request._wire.id, Status.INTERNAL, "internal error")
 
     def _unknown(self, session_id: int) -> Session:
@@ -300,14 +317,12 @@ class Dispatcher:
     async def idle(self) -> None:
         """Wait until everything that came has its reply."""
         while self.open or self._taking:
-            self._idle_waiter = self._shared.loop.create_future()
-            await self._idle_waiter
+            await self._idle_waiters.wait()
 
     def _settled(self) -> None:
         if self.open or self._taking:
             return
-        if self._idle_waiter is not None and not self._idle_waiter.done():
-            self._idle_waiter.set_result(None)
+        self._idle_waiters.wake()
         if isinstance(self.outlet, Lost):
             self._shared.dispatchers.discard(self)
 

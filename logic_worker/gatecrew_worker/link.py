@@ -1,8 +1,8 @@
 """One gateway's stream: hello, then batches both ways, until either side ends it.
 
 One reader and one writer for the stream's whole life: cancelling a read or a write ends the call, and so do two writes
-at once. Whatever goes wrong in a handler stays with its request; an exception here would take the stream, and with it
-every session of the gateway.
+at once. A status, too, cannot be sent while a write is under way: gRPC then never ends the stream. Whatever goes wrong
+in a handler stays with its request; an exception here would take the stream, and with it every session of the gateway.
 """
 
 from __future__ import annotations
@@ -43,34 +43,33 @@ class Link:
 
     async def serve(self, context: Context) -> None:
         """Run the stream to its end."""
-        reader = self._shared.loop.create_task(self._read(context), name="link reader")
-        writer = self._shared.loop.create_task(self._write(context), name="link writer")
+        tasks: list[asyncio.Task[None]] = []
         try:
-            await asyncio.wait((reader, writer, self._end), return_when=asyncio.FIRST_COMPLETED)
+            await context.write(worker_pb2.WorkerMessage(hello=self._hello))
+            tasks.append(self._shared.loop.create_task(self._read(context), name="link reader"))
+            tasks.append(self._shared.loop.create_task(self.outbox.write_all(context.write), name="link writer"))
+            await asyncio.wait((*tasks, self._end), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._lose()
-            reader.cancel()
-            writer.cancel()
-            for task, result in zip(
-                ("reader", "writer"), await asyncio.gather(reader, writer, return_exceptions=True), strict=True
-            ):
-                if isinstance(result, Exception):
-                    log.info("link to gateway %s, %s: %r", self.gateway_id, task, result)
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(result, grpc.aio.BaseError):
+                    log.info("link to gateway %s: %r", self.gateway_id, result)
+                elif isinstance(result, Exception):  # a bug; the gateway's next link may fare better
+                    log.error("link to gateway %s", self.gateway_id, exc_info=result)
 
     def end(self) -> None:
-        """Close our side, with everything written."""
-        if not self._end.done():
+        """Close our side if everything is written. A stream that is stuck ends with the server."""
+        if not self.outbox.bytes_waiting and not self._end.done():
             self._end.set_result(None)
-
-    async def _write(self, context: Context) -> None:
-        await context.write(worker_pb2.WorkerMessage(hello=self._hello))
-        await self.outbox.write_all(context.write)
 
     async def _read(self, context: Context) -> None:
         first = await context.read()
         if not isinstance(first, worker_pb2.GatewayMessage):
             return
         if not first.HasField("hello"):
+            await self.outbox.empty()
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message has no hello")
         self.gateway_id = first.hello.gateway_id
         self.session_prefix = first.hello.session_prefix
@@ -83,6 +82,9 @@ class Link:
             if self.outbox.is_full:
                 await self.outbox.room()
             message = await context.read()
+        # Half closed: it asks nothing more, and may still want its answers.
+        await self.dispatcher.idle()
+        await self.outbox.empty()
 
     async def _take_in(self, message: worker_pb2.GatewayMessage) -> None:
         if message.HasField("heartbeat"):

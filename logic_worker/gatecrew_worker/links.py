@@ -18,7 +18,7 @@ from .mailbox import Mailbox
 from .outbox import FULL_BYTES, MAX_BODY
 from .sent import Sent, SentFromThread
 from .session import SessionInfo
-from .status import Status, StatusError
+from .status import Status, StatusError, WorkerError
 
 if TYPE_CHECKING:
     from .link import Link
@@ -53,7 +53,13 @@ class Links:
         self._waiting: set[asyncio.Task[None]] = set()  # for threads that wait for room or receipts
 
     def attach(self, mailbox: Mailbox) -> None:
-        """Serve from now on in the current thread, whose loop reads the mailbox."""
+        """Serve from now on in the current thread, whose loop reads the mailbox.
+
+        Raises:
+            WorkerError: it is being served already.
+        """
+        if self._mailbox is not None:
+            raise WorkerError("the worker is being served already")
         self._thread_id = threading.get_ident()
         self._mailbox = mailbox
 

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 
 from gatecrew.v1 import worker_pb2
 
+from .waiters import Waiters
+
 MAX_PACKET = 1 << 20  # bytes, the wire's limit for what follows the length field
 MAX_BODY = MAX_PACKET - 8  # bytes
 MESSAGE_BYTES = 1 << 20  # a message is full here; the body that fills it makes it 2 MiB at most, gRPC's limit is 4
@@ -29,8 +31,8 @@ class Outbox:
         self._sealed_bytes = 0  # of those, and of the one being written
         self._writing_since = 0.0  # loop time; 0 while nothing is being written
         self._writer_waiter: asyncio.Future[None] | None = None
-        self._room_waiters: list[asyncio.Future[None]] = []
-        self._empty_waiters: list[asyncio.Future[None]] = []
+        self._room_waiters = Waiters(loop)
+        self._empty_waiters = Waiters(loop)
         self._open()
 
     def _open(self) -> None:
@@ -105,24 +107,19 @@ class Outbox:
             self._writing_since = 0.0
             self._sealed_bytes -= size
             if self._room_waiters and not self.is_full:
-                _wake(self._room_waiters)
+                self._room_waiters.wake()
             if self._empty_waiters and not self.bytes_waiting:
-                _wake(self._empty_waiters)
+                self._empty_waiters.wake()
 
     async def room(self) -> None:
         """Wait until it is not full."""
         while self.is_full:
-            await self._wait(self._room_waiters)
+            await self._room_waiters.wait()
 
     async def empty(self) -> None:
         """Wait until everything is written."""
         while self.bytes_waiting:
-            await self._wait(self._empty_waiters)
-
-    async def _wait(self, waiters: list[asyncio.Future[None]]) -> None:
-        waiter = self._loop.create_future()
-        waiters.append(waiter)
-        await waiter
+            await self._empty_waiters.wait()
 
     def close(self) -> tuple[int, int]:
         """The link is gone: let everyone go who waits. Returns how many replies and actions are lost."""
@@ -131,13 +128,6 @@ class Outbox:
         self._sealed_bytes = 0
         self._writer_waiter = None
         self._open()
-        _wake(self._room_waiters)
-        _wake(self._empty_waiters)
+        self._room_waiters.wake()
+        self._empty_waiters.wake()
         return sum(len(message.replies) for message in lost), sum(len(message.actions) for message in lost)
-
-
-def _wake(waiters: list[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
-    waiters.clear()

@@ -37,6 +37,7 @@ TAG = "gatecrew-worker"
 META_LIMIT = 512  # characters of a metadata value in the registry
 STOP_S = 1.0  # for calls that are neither Link nor finished, once everything else is done
 EVERY_ADDRESS = ("", "0.0.0.0", "::", "[::]")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # else a second worker on the port takes half of the connections, unnoticed
@@ -58,6 +59,7 @@ class Serving:
     def __init__(self, worker: Worker, drain_s: float) -> None:
         loop = asyncio.get_running_loop()
         mailbox = Mailbox(loop)
+        worker._links.attach(mailbox)
         self.incarnation = secrets.token_hex(8)
         self.address = ""
         self.port = 0
@@ -69,8 +71,7 @@ class Serving:
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(options=OPTIONS)
         self._registered = AsyncExitStack()
-        self._hurry = loop.create_future()
-        worker._links.attach(mailbox)
+        self._hurry: asyncio.Future[None] = loop.create_future()
 
     def _hello(self) -> worker_pb2.WorkerHello:
         program = self._worker._program
@@ -201,18 +202,25 @@ async def serve(
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    async with serving(worker, host, port, registry=registry, advertise_host=advertise_host, drain_s=drain_s) as server:
+    server: Serving | None = None
 
-        def on_signal() -> None:
-            if stop.is_set():
-                server.hurry()
-            stop.set()
+    def on_signal() -> None:
+        if stop.is_set() and server is not None:
+            server.hurry()
+        stop.set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
-        if on_ready is not None:
-            on_ready(server.address)
-        await stop.wait()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        async with serving(
+            worker, host, port, registry=registry, advertise_host=advertise_host, drain_s=drain_s
+        ) as server:
+            if on_ready is not None:
+                on_ready(server.address)
+            await stop.wait()
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 def _join(host: str, port: int) -> str:

@@ -45,7 +45,7 @@ class StatusError(Exception):
             raise ValueError(f"status must be 1 to 65535, not {int(status)}")
         super().__init__(status, message)
         self.status = int(status)
-        self.message = message
+        self.message = str(message)
 
     def __str__(self) -> str:
         name = Status(self.status).name if self.status in Status._value2member_map_ else str(self.status)

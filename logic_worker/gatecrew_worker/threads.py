@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextvars import Context
 from queue import SimpleQueue
 from typing import Any
 
 from .inplace import Settle
 from .mailbox import Mailbox
 
-_Job = tuple[Context, Callable[[Any], Any], Any, Settle]
+_Job = tuple[Callable[[], Any], Settle]
 
 
 class Threads:
@@ -27,14 +26,14 @@ class Threads:
         self._started = 0
         self._idle = 0  # threads less jobs: below 0, more threads would help
 
-    def submit(self, context: Context, call: Callable[[Any], Any], argument: Any, settle: Settle) -> None:
-        """Call in a thread, inside `context`; then `settle(result, error)` on the loop. Only from the loop."""
+    def submit(self, call: Callable[[], Any], settle: Settle) -> None:
+        """Call in a thread, then `settle(result, error)` on the loop. Only from the loop."""
         if self._idle <= 0 and self._started < self._size:
             self._started += 1
             self._idle += 1
             threading.Thread(target=self._work, name=f"handler-{self._started}", daemon=True).start()
         self._idle -= 1
-        self._jobs.put((context, call, argument, settle))
+        self._jobs.put((call, settle))
 
     def close(self) -> None:
         """Let the threads end when they have done what was submitted."""
@@ -47,11 +46,11 @@ class Threads:
             self._mailbox.post(self._run(*job))
             del job  # its request, and whatever hangs on it, is not kept until the next one comes
 
-    def _run(self, context: Context, call: Callable[[Any], Any], argument: Any, settle: Settle) -> Callable[[], None]:
+    def _run(self, call: Callable[[], Any], settle: Settle) -> Callable[[], None]:
         result: Any = None
         failure: BaseException | None = None
         try:
-            result = context.run(call, argument)
+            result = call()
         except BaseException as error:
             failure = error
 
