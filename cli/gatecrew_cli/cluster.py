@@ -58,7 +58,7 @@ class Cluster:
             stopping.cancel()
             for group, stop_s in reversed(self._groups):
                 await asyncio.gather(*(child.stop(stop_s) for child in group))
-            await asyncio.wait([starting, stopping])
+            await asyncio.gather(starting, stopping, return_exceptions=True)
         print("stopped", flush=True)
 
     async def _start(self) -> None:
