@@ -47,11 +47,12 @@ def main() -> None:
     for number in range(1, rounds + 1):
         for system in chosen:
             with running(system) as up:
-                if system.key == "gatecrew3" and number == 1:
-                    session_kib.append(memory.of_idle_session(up.address, up.pid))
                 for shape in shapes:
                     print(f"round {number}/{rounds}: {system.title}, {shape}", file=sys.stderr, flush=True)
                     details[system.key][shape].append(measure(up.address, shape, seconds, warmup))
+                if system.key == "gatecrew3" and number == 1:
+                    # Last: ten thousand sockets that close keep the kernel busy for seconds.
+                    session_kib.append(memory.of_idle_session(up.address, up.pid))
     samples = {
         system: {
             shape: [one["p50_us"] / 1e6 if shape == "lone" else one["per_second"] for one in runs]

@@ -237,7 +237,7 @@ class Dispatcher:
             lane.waiting[:0] = block
             if lane.waiting:
                 link.pool.list(lane, first=True)
-        if (link.pool.ready or link.pool.suspects) and not link.pool.awake:
+        if (link.pool.ready or link.pool.suspects) and link.pool.called is None:
             link.pool.wake()
 
     def _quarantine(self, packet: Pending) -> None:

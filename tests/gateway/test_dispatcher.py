@@ -5,7 +5,7 @@ import pytest
 from gatecrew_gateway.codec import Kind, Status
 from gatecrew_gateway.config import GatewayConfig, RouteConfig
 from gatecrew_gateway.dispatcher import CLOSE, NO_WORKER_WAIT_S, OPEN
-from gatecrew_gateway.routing.pool import FULL_BATCH, LINGER_S
+from gatecrew_gateway.routing.pool import FULL_BATCH, LINGER_S, WORTH_A_BATCH
 from gateway.crew import Crew
 
 
@@ -73,6 +73,16 @@ def test_a_full_batch_does_not_wait() -> None:
     assert [len(batch) for batch in worker.batches] == [1, FULL_BATCH]
 
 
+def test_an_idle_worker_is_called_early_when_enough_has_gathered() -> None:
+    crew = Crew()
+    first, second = crew.worker("a"), crew.worker("b")
+    for count in range(1, 2 + WORTH_A_BATCH):
+        crew.send(crew.client(), 1)
+        crew.run()
+        assert len(second.batches) == (count > WORTH_A_BATCH)
+    assert [len(batch) for batch in first.batches + second.batches] == [1, WORTH_A_BATCH]
+
+
 def test_a_worker_whose_write_is_stuck_gets_no_turn() -> None:
     crew = Crew()
     stuck, well = crew.worker("a"), crew.worker("b")
@@ -87,10 +97,10 @@ def test_a_worker_whose_write_is_stuck_gets_no_turn() -> None:
 def test_the_linger_favours_the_least_loaded() -> None:
     crew = Crew()
     slow, well = crew.worker("a"), crew.worker("b")
-    crew.send(crew.client(), 1)
-    crew.run()
-    crew.send(crew.client(), 1)
-    crew.run()
+    for _ in range(2):
+        crew.send(crew.client(), 1)
+        crew.pass_time(LINGER_S)
+        crew.run()
     assert slow.in_flight
     assert well.in_flight
     for _ in range(10):
@@ -127,6 +137,7 @@ def test_order_none_spreads_one_session() -> None:
     client = crew.client()
     for _ in range(3):
         crew.send(client, 1)
+        crew.pass_time(LINGER_S)
         crew.run()
     assert {execution.worker for execution in crew.executions} == set("abc")
 

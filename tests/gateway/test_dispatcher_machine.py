@@ -106,11 +106,19 @@ class Delivery:
     # What must hold after each.
 
     def check(self) -> None:
+        self.somebody_will_come()
         self.nobody_hears_twice()
         self.a_lane_is_in_one_place()
         self.strict_lanes_have_one_in_flight()
         self.each_worker_gets_a_session_in_order()
         self.repeats_are_marked_and_at_most_once_holds()
+
+    def somebody_will_come(self) -> None:
+        """What waits while a link could take it is not forgotten."""
+        for pool in self.crew.dispatcher.pools.values():
+            if pool.called is None and not pool._lingering:
+                assert pool.wake_at == 1
+                assert not pool.ready or not any(pool.has_work_for(link) for link in pool.links)
 
     def nobody_hears_twice(self) -> None:
         for client in self.clients:

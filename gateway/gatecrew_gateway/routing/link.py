@@ -62,11 +62,10 @@ class Link:
     def take(self) -> list[Pending]:
         """The next batch to write, now counted as in flight. Empty when there is nothing to send."""
         pool = self.pool
-        if self.awake:
-            self.awake = False
-            pool.awake = False
+        self.awake = False
         room = min(FULL_BATCH, self.max_in_flight - len(self.pending))
         if self.state is LinkState.LOST or room <= 0:
+            pool.taken(self)
             return []
         if len(self.queue) <= room:
             batch, self.queue = self.queue, []
@@ -106,8 +105,7 @@ class Link:
             self.sent += len(batch)
             self.busy = self.writing = True
             pool.budget.earn(len(batch))
-        if (pool.ready or pool.suspects) and not pool.awake:
-            pool.wake()
+        pool.taken(self)
         return batch
 
     def _together(self, waiting: list[Pending]) -> int:
@@ -136,9 +134,8 @@ class Link:
         pool = self.pool
         if self.queue:
             self.wake()
-        elif self.state is LinkState.READY and not pool.awake and pool.has_work_for(self):
-            pool.awake = True
-            self.wake()
+        elif self.state is LinkState.READY and pool.called is None and pool.has_work_for(self):
+            pool.call(self)
 
     def hold(self) -> None:
         """Give nothing new to this link: lanes finish what is in flight here, then go elsewhere. What is not written

@@ -1,8 +1,9 @@
 """The workers of one service, and the lanes that wait for one of them.
 
-Round robin goes by the batch: `wake` gives the turn to the next idle link, which takes what has gathered. While every
-link has an unanswered batch, packets gather until one answers, or LINGER passed, or a full batch is there. At low load
-that is one packet a turn: the round robin that everyone expects.
+Round robin goes by the batch: `wake` gives the turn to the next idle link, which takes what has gathered. A message of
+gRPC costs as much as 25 packets in it, so while a batch is unanswered packets gather: until an answer comes, LINGER_S
+passed, or there are enough of them, WORTH_A_BATCH for an idle link, FULL_BATCH for a busy one. At low load that is one
+packet a turn: the round robin that everyone expects.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from .lane import Lane, Pending
     from .link import Link
 
+WORTH_A_BATCH = 16  # lanes
 FULL_BATCH = 256  # packets
+NEVER = 1 << 62
 LINGER_S = 0.001
 
 
@@ -33,7 +36,9 @@ class Pool:
         self.session_events = False
         self.load = 0  # packets accepted and not yet answered
         self.capacity = max_waiting  # load at which packets are refused
-        self.awake = False  # a link has been woken and has not yet taken
+        self.called: Link | None = None  # woken to take what is ready, and has not done so yet
+        self._last: Link | None = None  # called last
+        self.wake_at = 1  # how many lanes must be ready for the next wake; more only while called or lingering
         self.down_since: float | None = 0.0  # since when no link takes packets
         self.refusing = False  # down for so long that new packets are refused at once
         self.budget = RetryBudget()
@@ -51,7 +56,7 @@ class Pool:
             waiting.append(packet)
             if len(waiting) == 1:
                 self.ready.append(lane)
-                if not self.awake:
+                if len(self.ready) >= self.wake_at:
                     self.wake()
         elif lane.held or (packet.route is not None and packet.route.alone):
             lane.held = True
@@ -67,21 +72,39 @@ class Pool:
         return link.can_take and not link.awake and bool(self.ready or (self.suspects and link.suspect is None))
 
     def wake(self) -> None:
-        """Give the turn to the next idle link; if none is idle, let packets gather."""
+        """Give the turn to the next idle link, or let packets gather. Not while one is `called`."""
         links = self.links
         count = len(links)
+        idle = None
         for step in range(count):
             turn = (self._turn + step) % count
-            link = links[turn]
-            if not link.busy and self.has_work_for(link):
-                self._turn = turn + 1
-                self.awake = True
-                link.wake()
-                return
-        if len(self.ready) >= FULL_BATCH:
-            self._wake_least_loaded()
+            if not links[turn].busy and self.has_work_for(links[turn]):
+                idle = links[turn]
+                break
+        gathered = len(self.ready)
+        # Only the last batch counts: a slow worker that is long at one must not make the others gather.
+        if idle is not None and (gathered >= WORTH_A_BATCH or self._last is None or not self._last.busy):
+            self._turn = turn + 1
+            self.call(idle)
+        elif gathered >= FULL_BATCH:
+            self._call_least_loaded()
         elif count:
+            self.wake_at = FULL_BATCH if idle is None else WORTH_A_BATCH
             self.linger()
+
+    def call(self, link: Link) -> None:
+        """Wake this link to take what has gathered."""
+        self.called = self._last = link
+        self.wake_at = NEVER
+        link.wake()
+
+    def taken(self, link: Link) -> None:
+        """The link has taken, or can't any more. Unless another one is called: is there more?"""
+        if self.called is None or self.called is link:
+            self.called = None
+            self.wake_at = 1
+            if self.ready or self.suspects:
+                self.wake()
 
     def linger(self) -> None:
         """Look again after LINGER_S, if nobody has answered by then."""
@@ -94,16 +117,16 @@ class Pool:
         for link in self.links:
             if link.queue and not link.awake and link.can_take:
                 link.wake()
-        if (self.ready or self.suspects) and not self.awake:
-            self._wake_least_loaded()
+        if self.called is None:
+            self.wake_at = 1
+            if self.ready or self.suspects:
+                self._call_least_loaded()
 
-    def _wake_least_loaded(self) -> None:
+    def _call_least_loaded(self) -> None:
         # A slow worker must not get its turn only because time passed.
         free = [link for link in self.links if self.has_work_for(link)]
         if free:
-            link = min(free, key=lambda link: len(link.pending))
-            self.awake = True
-            link.wake()
+            self.call(min(free, key=lambda link: len(link.pending)))
 
     def release(self, lane: Lane) -> None:
         """The lane's last open packet is answered: it is quiet, or its waiting packets are anyone's."""
@@ -111,7 +134,7 @@ class Pool:
         lane.held = False
         if lane.waiting:
             self.list(lane)
-            if not self.awake:
+            if self.called is None:
                 self.wake()
 
     def list(self, lane: Lane, first: bool = False) -> None:
@@ -126,9 +149,8 @@ class Pool:
         self.down_since = None
         self.refusing = False
         self._count_capacity()
-        if self.ready or self.suspects:
-            self.awake = True
-            link.wake()
+        if (self.ready or self.suspects) and self.called is None:
+            self.call(link)
 
     def leave(self, link: Link, now: float) -> None:
         """The link takes no more packets: it drains or is lost. Calling it twice is fine."""
@@ -137,10 +159,9 @@ class Pool:
             self._count_capacity()
             if not self.links:
                 self.down_since = now
-        if link.awake:
-            self.awake = any(other.awake for other in self.links)
-        if (self.ready or self.suspects) and not self.awake:
-            self.wake()
+        if self._last is link:
+            self._last = None
+        self.taken(link)
 
     def _count_capacity(self) -> None:
         self.capacity = self._max_waiting + sum(link.max_in_flight for link in self.links)
