@@ -5,6 +5,7 @@ import os
 
 import click
 
+from .. import grpc_engine
 from ..loop import Choice, run
 from ..options import ADDRESS, config_option, logging_options, loop_option
 
@@ -28,6 +29,7 @@ def command(
     The registry is a Consul agent, or `gatecrew registry`: CONSUL_HTTP_ADDR, 127.0.0.1:8500 without it. SIGTERM and
     Ctrl-C drain: clients are told to reconnect elsewhere, and what is open is finished.
     """
+    grpc_engine.choose()
     from ..gateway_process import read_handed_down, serve
 
     if handed_down:

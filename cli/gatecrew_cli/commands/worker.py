@@ -2,6 +2,7 @@
 
 import click
 
+from .. import grpc_engine
 from ..loop import Choice, run
 from ..options import ADDRESS, logging_options, loop_option
 
@@ -21,6 +22,7 @@ def command(target: str, listen: tuple[str, int], advertise: str | None, no_regi
     The registry is a Consul agent, or `gatecrew registry`: CONSUL_HTTP_ADDR, 127.0.0.1:8500 without it. SIGTERM and
     Ctrl-C drain: nothing new is taken, and what is open is answered.
     """
+    grpc_engine.choose()
     from ..target import load_worker
     from ..worker_process import serve_worker
 
