@@ -33,6 +33,7 @@ class Outbox:
         self._writer_waiter: asyncio.Future[None] | None = None
         self._room_waiters = Waiters(loop)
         self._empty_waiters = Waiters(loop)
+        self._closed = False  # nothing will be written any more
         self._open()
 
     def _open(self) -> None:
@@ -113,17 +114,18 @@ class Outbox:
 
     async def room(self) -> None:
         """Wait until it is not full."""
-        while self.is_full:
+        while self.is_full and not self._closed:
             await self._room_waiters.wait()
 
     async def empty(self) -> None:
         """Wait until everything is written."""
-        while self.bytes_waiting:
+        while self.bytes_waiting and not self._closed:
             await self._empty_waiters.wait()
 
     def close(self) -> tuple[int, int]:
         """The link is gone: let everyone go who waits. Returns how many replies and actions are lost."""
         lost = [message for message, _ in self._sealed] + [self._message]
+        self._closed = True
         self._sealed.clear()
         self._sealed_bytes = 0
         self._writer_waiter = None

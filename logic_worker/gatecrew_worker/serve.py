@@ -71,6 +71,7 @@ class Serving:
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(options=OPTIONS)
         self._registered = AsyncExitStack()
+        self._draining: asyncio.Task[None] | None = None
         self._hurry: asyncio.Future[None] = loop.create_future()
 
     def _hello(self) -> worker_pb2.WorkerHello:
@@ -123,11 +124,16 @@ class Serving:
             self._hurry.set_result(None)
 
     async def drain(self) -> None:
-        """Finish what is open and leave, in `drain_s` at most."""
+        """Finish what is open and leave, in `drain_s` at most. Once begun it is not cancelled with its caller."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(), name="drain")
+        await asyncio.shield(self._draining)
+
+    async def _drain(self) -> None:
         self._shared.draining = True
         for link in self._servicer.streams:
             link.outbox.draining()
-        finishing = asyncio.create_task(self._finish(), name="drain")
+        finishing = asyncio.create_task(self._finish(), name="finish")
         await asyncio.wait((finishing, self._hurry), timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED)
         if not finishing.done():
             in_flight = sum(len(dispatcher.open) for dispatcher in self._shared.dispatchers)

@@ -126,6 +126,13 @@ def in_order(message: worker_pb2.WorkerMessage) -> list[worker_pb2.Reply | worke
     return events + list(message.replies[settled:])
 
 
+async def eventually(true: Callable[[], Any]) -> None:
+    """Give the loop turns until it is true, for what nobody announces."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not true():
+            await asyncio.sleep(0)
+
+
 @asynccontextmanager
 async def linked(worker: Worker, **options: Any) -> AsyncIterator[tuple[GatewayEnd, Serving]]:
     """A worker that serves, and one gateway linked to it."""

@@ -9,7 +9,7 @@ import pytest
 from gatecrew.v1 import worker_pb2, worker_pb2_grpc
 from gatecrew_worker import Request, Session, Worker
 
-from .gateway_end import GatewayEnd, linked
+from .gateway_end import GatewayEnd, eventually, linked
 
 
 def echo_worker() -> Worker:
@@ -272,8 +272,7 @@ async def test_handler_goes_on_when_its_gateway_goes() -> None:
             await gateway.post(gateway.request(1), gateway.request(1))
             await started.wait()
         async with GatewayEnd(serving.address, prefix=2) as other:
-            while worker._links.live[0].session_prefix == 1:
-                await asyncio.sleep(0)
+            await eventually(lambda: [link.session_prefix for link in worker._links.live] == [2])
             release.set()
             await finished.wait()
             await other.ask(other.request(99))
