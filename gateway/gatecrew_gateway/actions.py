@@ -53,6 +53,9 @@ class Actions:
         reached = 0
         for session in self._targets(push):
             if session.id != skip and session.port is not None:
+                if session.congested and session.port.unsent() > session.listener.max_unsent:
+                    session.port.cut_as_slow()
+                    continue
                 if not session.out:
                     touched.append(session)
                 session.out.append(packet)

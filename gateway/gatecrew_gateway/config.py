@@ -64,7 +64,8 @@ class ListenerConfig:
     max_packet: int = 64 * 1024  # bytes that a packet's length field may state
     max_sessions: int = 10_000
     max_in_flight: int = 64  # unanswered packets of one session; above it the socket is not read
-    max_unsent: int = 1 << 20  # bytes; a client that leaves more than this unread is cut
+    max_unsent: int = 1 << 20  # bytes; a client that leaves more than this unread is cut at its next push
+    unsent_timeout_s: float = 10.0  # a client that does not catch up with its replies and pushes for so long is cut
     packet_timeout_s: float = 5.0  # from the first byte of a packet to its last
 
     def __post_init__(self) -> None:
@@ -74,6 +75,7 @@ class ListenerConfig:
         _check(where, "max_sessions", self.max_sessions, 1, 1_000_000)
         _check(where, "max_in_flight", self.max_in_flight, 1, 4096)
         _check(where, "max_unsent", self.max_unsent, 1024, 1 << 30)
+        _check(where, "unsent_timeout_s", self.unsent_timeout_s, 0.05, 3600)
         _check(where, "packet_timeout_s", self.packet_timeout_s, 0.05, 3600)
 
 

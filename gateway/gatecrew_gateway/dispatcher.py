@@ -28,6 +28,7 @@ MAX_REASON = 1024  # characters of a worker's error text that a client gets
 NO_WORKER_WAIT_S = 0.5  # packets wait so long for a service's first worker to come back, then they fail
 
 _pack = HEADER.pack
+_STATUSES = frozenset(map(int, Status))
 _MAX_BODY = MAX_PACKET - PACKET_OVERHEAD
 _RECEIVED_NOTIFY = int(Kind.NOTIFY)
 _REPLY = int(Kind.REPLY)
@@ -291,7 +292,8 @@ class Dispatcher:
                 if not out:
                     touched.append(session)
                 if status:
-                    out.append(encode_error(packet.command, packet.seq, status, answer.message[:MAX_REASON]))
+                    known = status if status in _STATUSES else Status.UNKNOWN
+                    out.append(encode_error(packet.command, packet.seq, known, answer.message[:MAX_REASON]))
                 else:
                     body = answer.body
                     size = len(body)

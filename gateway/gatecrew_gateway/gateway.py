@@ -159,7 +159,7 @@ class Gateway:
             status = response.links.add(
                 service=member.entry.service,
                 worker_id=member.entry.id,
-                address=f"{member.entry.host}:{member.entry.port}",
+                address=member.entry.address,
                 state="connecting",
             )
             if shell is not None and link is not None:

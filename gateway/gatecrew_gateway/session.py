@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from .codec import Kind, encode, encode_goaway
+from .config import ListenerConfig
 from .routing.lane import Lane
 from .routing.pool import Pool
 
@@ -17,7 +18,11 @@ class ClientPort(Protocol):
     """The connection as its session sees it."""
 
     def write(self, data: bytes) -> None: ...
-    def pause(self) -> None: ...
+    def unsent(self) -> int:
+        """Bytes that wait for the client to read."""
+        ...
+
+    def cut_as_slow(self) -> None: ...
     def resume(self) -> None: ...
     def close(self) -> None:
         """Close when what was written is out."""
@@ -26,13 +31,13 @@ class ClientPort(Protocol):
 class Session:
     __slots__ = (
         "attributes",
+        "congested",
         "groups",
         "id",
         "in_flight",
         "lane",
         "lanes",
         "listener",
-        "max_in_flight",
         "opened_at",
         "out",
         "paused",
@@ -42,13 +47,10 @@ class Session:
         "version",
     )
 
-    def __init__(
-        self, id: int, peer: str, listener: str, max_in_flight: int, port: ClientPort, opened_at: float
-    ) -> None:
+    def __init__(self, id: int, peer: str, listener: ListenerConfig, port: ClientPort, opened_at: float) -> None:
         self.id = id
         self.peer = peer
-        self.listener = listener
-        self.max_in_flight = max_in_flight
+        self.listener = listener  # its name and limits
         self.opened_at = opened_at
         self.port: ClientPort | None = port  # None: the client has gone
         self.user = ""
@@ -56,7 +58,8 @@ class Session:
         self.groups: set[str] | None = None
         self.version = 0  # of what workers are told: user and attributes
         self.in_flight = 0  # accepted and without an outcome
-        self.paused = False
+        self.paused = False  # over max_in_flight: its port reads nothing
+        self.congested = False  # the client does not keep up: its port reads nothing, and pushes are limited
         self.out: list[bytes] = []  # packets for the client, until the end of the batch
         self.lane: Lane | None = None  # the one used last
         self.lanes: dict[Pool, Lane] | None = None  # only where the session uses several services
@@ -92,7 +95,7 @@ class Session:
         elif out:
             port.write(b"".join(out))
         out.clear()
-        if self.paused and self.in_flight <= self.max_in_flight >> 1:
+        if self.paused and not self.congested and self.in_flight <= self.listener.max_in_flight >> 1:
             self.paused = False
             port.resume()
 
@@ -113,9 +116,9 @@ class SessionTable:
     def __len__(self) -> int:
         return len(self.by_id)
 
-    def open(self, peer: str, listener: str, max_in_flight: int, port: ClientPort, now: float) -> Session:
+    def open(self, peer: str, listener: ListenerConfig, port: ClientPort, now: float) -> Session:
         self._next += 1
-        session = Session(self.prefix << COUNTER_BITS | self._next, peer, listener, max_in_flight, port, now)
+        session = Session(self.prefix << COUNTER_BITS | self._next, peer, listener, port, now)
         self.by_id[session.id] = session
         return session
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, decode_error
-from gatecrew_gateway.config import GatewayConfig
+from gatecrew_gateway.config import GatewayConfig, ListenerConfig
 from gatecrew_gateway.counters import Counters
 from gatecrew_gateway.dispatcher import Dispatcher
 from gatecrew_gateway.routing.lane import Pending
@@ -44,8 +44,11 @@ class Client:
     def outcomes(self, seq: int) -> int:
         return len(self.replies.get(seq, ())) + len(self.errors.get(seq, ()))
 
-    def pause(self) -> None:
-        self.reading = False
+    def unsent(self) -> int:
+        return 0
+
+    def cut_as_slow(self) -> None:
+        self.closed = True
 
     def resume(self) -> None:
         self.reading = True
@@ -144,9 +147,9 @@ class Crew:
         self.dispatcher.joined(worker.link, commands, events)
         return worker
 
-    def client(self, max_in_flight: int = 64) -> Client:
+    def client(self) -> Client:
         client = Client()
-        client.session = self.sessions.open("10.0.0.1:5", "main", max_in_flight, client, self.now)
+        client.session = self.sessions.open("10.0.0.1:5", ListenerConfig(), client, self.now)
         self.dispatcher.opened(client.session)
         return client
 

@@ -12,6 +12,7 @@ from ..session import Session
 if TYPE_CHECKING:
     from .listener import Listener
 
+CONGESTED_BYTES = 64 * 1024  # unsent, besides what the kernel holds
 CLOSE_WITHIN_S = 2.0  # a client that does not read would keep a closing socket for ever
 
 
@@ -36,9 +37,7 @@ class Connection(asyncio.Protocol):
         transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self._transport = transport
         self.write = transport.write
-        config = self._listener.config
-        # pause_writing at this mark means that the client does not read.
-        transport.set_write_buffer_limits(high=config.max_unsent, low=config.max_unsent // 4)
+        transport.set_write_buffer_limits(high=CONGESTED_BYTES, low=CONGESTED_BYTES // 4)
         self._listener.opened(self, transport.get_extra_info("peername"))
 
     def data_received(self, data: bytes) -> None:
@@ -50,7 +49,7 @@ class Connection(asyncio.Protocol):
             if unfinished:
                 unfinished.pop(self, None)
             session = self.session
-            room = max(0, session.max_in_flight - session.in_flight)
+            room = max(0, session.listener.max_in_flight - session.in_flight)
             if len(packets) > room:
                 self._backlog = packets[room:]
                 packets = packets[:room]
@@ -70,8 +69,19 @@ class Connection(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        self._listener.counters.slow_clients_cut += 1
-        self._transport.abort()
+        """The client reads more slowly than we write: hear nothing more of it until it has caught up."""
+        if not self._closing:
+            self.session.congested = True
+            self._transport.pause_reading()
+            self._listener.congested[self] = self._listener.loop.time()
+
+    def resume_writing(self) -> None:
+        self._listener.congested.pop(self, None)
+        self.session.congested = False
+        if self.session.paused:
+            self.session.flush()
+        elif not self._closing:
+            self._transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closing = True
@@ -79,20 +89,20 @@ class Connection(asyncio.Protocol):
 
     # From the session.
 
-    def pause(self) -> None:
-        self._transport.pause_reading()
+    def unsent(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     def resume(self) -> None:
         """Take what was read before the pause; read on if that does not fill the session again."""
         backlog, self._backlog = self._backlog, None
         if backlog and not self._closing:
             session = self.session
-            room = max(0, session.max_in_flight - session.in_flight)
+            room = max(0, session.listener.max_in_flight - session.in_flight)
             if len(backlog) > room:
                 self._backlog = backlog[room:]
                 session.paused = True
             self._listener.dispatcher.receive(session, backlog[:room])
-        if not self.session.paused and not self._closing:
+        if not self.session.paused and not self.session.congested and not self._closing:
             self._transport.resume_reading()
 
     def close(self) -> None:
@@ -112,6 +122,12 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._transport.abort()
+
+    def cut_as_slow(self) -> None:
+        if not self._transport.is_closing():
+            self._closing = True
+            self._listener.counters.slow_clients_cut += 1
+            self._transport.abort()
 
     def timed_out(self) -> None:
         self.fail(

@@ -74,14 +74,14 @@ class Member:
         while self.listed:
             entry = self.entry
             self._retry.clear()
-            channel = grpc.aio.insecure_channel(f"{entry.host}:{entry.port}", options=CHANNEL_OPTIONS)
+            channel = grpc.aio.insecure_channel(entry.address, options=CHANNEL_OPTIONS)
             try:
                 if await self._serve(channel, entry):
                     pause, refusal = RECONNECT_FIRST_S, ""
             except Refused as error:
                 if str(error) != refusal:
                     refusal = str(error)
-                    log.warning("worker %s at %s:%d refused: %s", entry.id, entry.host, entry.port, error)
+                    log.warning("worker %s at %s refused: %s", entry.id, entry.address, error)
             except grpc.RpcError:
                 pass  # nobody there, try again
             except ConfigError as error:

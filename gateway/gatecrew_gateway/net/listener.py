@@ -30,6 +30,7 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
         self.unfinished: dict[Connection, float] = {}  # since when a packet has been half here
+        self.congested: dict[Connection, float] = {}  # since when the client has not kept up with what we write
         self.half_closed: set[Connection] = set()  # the client sends no more, but waits for answers
         self.address = ""
         self._sessions = sessions
@@ -52,9 +53,10 @@ class Listener:
             sock.setblocking(False)
             sock.bind((self.config.host, self.config.port))
             self._server = await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=BACKLOG)
-        except BaseException:
+        except OSError as error:
             sock.close()
-            raise
+            where = f"{self.config.host}:{self.config.port}"
+            raise OSError(error.errno, f"can't listen on {where} for clients: {error.strerror}") from None
         self.address = f"{self.config.host}:{sock.getsockname()[1]}"
 
     # From connections.
@@ -62,7 +64,7 @@ class Listener:
     def opened(self, connection: Connection, peer: tuple[str, int] | None) -> None:
         config = self.config
         session = connection.session = self._sessions.open(
-            f"{peer[0]}:{peer[1]}" if peer else "", config.name, config.max_in_flight, connection, self.loop.time()
+            f"{peer[0]}:{peer[1]}" if peer else "", config, connection, self.loop.time()
         )
         self.connections.add(connection)
         self._emptied.clear()
@@ -79,6 +81,7 @@ class Listener:
         self.connections.discard(connection)
         self.unfinished.pop(connection, None)
         self.half_closed.discard(connection)
+        self.congested.pop(connection, None)
         self.counters.sessions_closed += 1
         session = connection.session
         self._sessions.close(session)
@@ -87,11 +90,16 @@ class Listener:
             self._emptied.set()
 
     def sweep(self, now: float) -> None:
-        """Cut clients that began a packet and did not end it in time; close those that have their last answer."""
+        """Cut clients that began a packet and did not end it in time, or do not read; close those that have their last
+        answer.
+        """
         late = [c for c, since in self.unfinished.items() if now - since > self.config.packet_timeout_s]
         for connection in late:
             del self.unfinished[connection]
             connection.timed_out()
+        for connection in [c for c, since in self.congested.items() if now - since > self.config.unsent_timeout_s]:
+            del self.congested[connection]
+            connection.cut_as_slow()
         for connection in [c for c in self.half_closed if not c.session.in_flight]:
             self.half_closed.discard(connection)
             connection.close_at_once()

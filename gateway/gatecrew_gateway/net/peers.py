@@ -44,10 +44,10 @@ class Peers:
         }
         for id, (address, _) in list(self._channels.items()):
             entry = listed.get(id)
-            if entry is None or f"{entry.host}:{entry.port}" != address:
+            if entry is None or entry.address != address:
                 self._drop(id)
         for id, entry in listed.items():
-            address = f"{entry.host}:{entry.port}"
+            address = entry.address
             if id not in self._channels:
                 self._channels[id] = (address, grpc.aio.insecure_channel(address))
             prefix = entry.meta.get("session_prefix", "")

@@ -114,7 +114,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
             session
             for session in found
             if (not request.group or request.group in (session.groups or ()))
-            and (not request.listener or session.listener == request.listener)
+            and (not request.listener or session.listener.name == request.listener)
         )
 
     def _describe(self, info: gateway_pb2.SessionInfo, session: Session) -> None:

@@ -300,7 +300,7 @@ def add_context(context: worker_pb2.SessionContext, session: Session) -> None:
     context.session = session.id
     context.user = session.user
     context.peer = session.peer
-    context.listener = session.listener
+    context.listener = session.listener.name
     if session.attributes:
         context.attributes.update(session.attributes)
 

@@ -1,0 +1,438 @@
+"""A gateway with real clients, a real registry and real workers, in one process: what its rooms do together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2, worker_pb2_grpc
+from gatecrew_cli.client import Client, ClientClosed, ReplyError
+from gatecrew_gateway import Gateway, GatewayConfig, ListenerConfig, RouteConfig
+from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, Status, decode_error, encode
+from gatecrew_registry import Entry, Registry, RegistrySettings
+from gatecrew_registry.embedded import EmbeddedRegistry
+from gatecrew_worker import Request, Session, Worker
+from gatecrew_worker.serve import serving
+
+PATIENCE_S = 20.0  # generous: it only ends a test that has failed already
+
+
+class House:
+    """A registry, and what a test starts around it."""
+
+    def __init__(self, registry: Registry, stack: AsyncExitStack) -> None:
+        self.registry = registry
+        self._stack = stack
+
+    async def gateway(
+        self, *listeners: ListenerConfig, routes: tuple[RouteConfig, ...] = (), workers: int = 1, **config: Any
+    ) -> Gateway:
+        """Started, and linked to so many workers."""
+        gateway = Gateway(
+            GatewayConfig(listeners=listeners or (ListenerConfig(port=0),), routes=routes, **config), self.registry
+        )
+        await gateway.start()
+        self._stack.push_async_callback(gateway.aclose)
+        await until(lambda: ready_links(gateway) == workers)
+        return gateway
+
+    async def worker(self, worker: Worker) -> None:
+        await self._stack.enter_async_context(serving(worker, registry=self.registry))
+
+    async def handle_worker(self, handle: Any, service: str = "plain") -> grpc.aio.Server:
+        """A worker without `Link`, as one writes it with nothing but gRPC."""
+
+        class Servicer(worker_pb2_grpc.LogicWorkerServicer):
+            Handle = handle
+            Link = None  # type: ignore[assignment]
+
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        rpc = grpc.unary_unary_rpc_method_handler(
+            handle, worker_pb2.Request.FromString, worker_pb2.Reply.SerializeToString
+        )
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("gatecrew.v1.LogicWorker", {"Handle": rpc}),)
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        self._stack.push_async_callback(server.stop, None)
+        await self.registry.register(
+            Entry(service=service, id=f"{service}-{port}", host="127.0.0.1", port=port, tags=("gatecrew-worker",))
+        )
+        return server
+
+    async def client(self, gateway: Gateway, listener: str = "main") -> Client:
+        host, _, port = gateway.addresses[listener].rpartition(":")
+        return await self._stack.enter_async_context(await Client.connect(host, int(port)))
+
+    async def socket(self, gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, _, port = gateway.addresses["main"].rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+
+        async def close() -> None:
+            writer.transport.abort()
+
+        self._stack.push_async_callback(close)
+        return reader, writer
+
+    def service(self, gateway: Gateway) -> gateway_pb2_grpc.GatewayStub:
+        channel = grpc.aio.insecure_channel(gateway.service_address)
+        self._stack.push_async_callback(channel.close)
+        return gateway_pb2_grpc.GatewayStub(channel)
+
+
+@asynccontextmanager
+async def house_of(stack: AsyncExitStack) -> AsyncIterator[House]:
+    embedded = EmbeddedRegistry("127.0.0.1", 0)
+    await embedded.start()
+    stack.push_async_callback(embedded.aclose)
+    registry = await stack.enter_async_context(Registry(RegistrySettings(address=embedded.address)))
+    yield House(registry, stack)
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with AsyncExitStack() as stack, house_of(stack) as house:
+        yield house
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def ready_links(gateway: Gateway) -> int:
+    return sum(link.state == "ready" for link in gateway._status().links)
+
+
+def echo() -> Worker:
+    worker = Worker("echo")
+
+    @worker.on(1)
+    async def back(request: Request) -> bytes:
+        return request.body
+
+    return worker
+
+
+async def read_packets(reader: asyncio.StreamReader, count: int) -> list[tuple[int, int, int, bytes]]:
+    """So many packets, or fewer if the connection ends."""
+    decoder = Decoder(allowed=FROM_GATEWAY)
+    packets: list[tuple[int, int, int, bytes]] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while len(packets) < count and (data := await reader.read(65536)):
+            found, error = decoder.decode(data)
+            assert error is None
+            packets += found
+    return packets
+
+
+async def test_ten_thousand_pipelined_requests_are_answered_once_and_in_order(house: House) -> None:
+    await house.worker(echo())
+    gateway = await house.gateway()
+    reader, writer = await house.socket(gateway)
+    count = 10_000
+    writer.write(b"".join(encode(Kind.REQUEST, 1, seq, b"%d" % seq) for seq in range(count)))
+    packets = await read_packets(reader, count)
+    assert packets == [(Kind.REPLY, 1, seq, b"%d" % seq) for seq in range(count)]
+
+
+async def test_a_client_that_ends_its_side_still_gets_its_answers(house: House) -> None:
+    await house.worker(echo())
+    gateway = await house.gateway()
+    reader, writer = await house.socket(gateway)
+    writer.write(encode(Kind.REQUEST, 1, 7, b"last words"))
+    writer.write_eof()
+    assert await read_packets(reader, 2) == [(Kind.REPLY, 1, 7, b"last words")]
+
+
+async def test_big_bodies_are_split_over_messages(house: House) -> None:
+    await house.worker(echo())
+    gateway = await house.gateway(ListenerConfig(port=0, max_packet=1 << 20))
+    client = await house.client(gateway)
+    bodies = [bytes([number]) * 900_000 for number in range(12)]
+    answers = await asyncio.gather(*(client.request(1, body, timeout_s=PATIENCE_S) for body in bodies))
+    assert answers == bodies
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+async def test_a_listener_holds_so_many_sessions(house: House, over: int) -> None:
+    await house.worker(echo())
+    gateway = await house.gateway(ListenerConfig(port=0, max_sessions=3))
+    clients = [await house.client(gateway) for _ in range(3 + over)]
+    last = clients.pop()
+    assert [await client.request(1, b"in") for client in clients] == [b"in"] * len(clients)
+    if over > 0:
+        with pytest.raises((ClientClosed, ReplyError)):
+            await last.request(1, b"out")
+        assert gateway.counters.sessions_refused == 1
+    else:
+        assert await last.request(1, b"in") == b"in"
+
+
+async def test_half_a_packet_is_cut_after_its_time_and_a_busy_client_is_not(house: House) -> None:
+    await house.worker(echo())
+    gateway = await house.gateway(ListenerConfig(port=0, packet_timeout_s=0.5))
+    slow_reader, slow_writer = await house.socket(gateway)
+    slow_writer.write(encode(Kind.REQUEST, 1, 1, b"abc")[:9])
+    reader, writer = await house.socket(gateway)
+    whole = encode(Kind.REQUEST, 1, 1, b"abc")
+    writer.write(whole[:5])
+    cut = asyncio.create_task(read_packets(slow_reader, 2))
+    while not cut.done():  # never on a packet's boundary, for as long as the other one needs to be cut
+        writer.write(whole[5:] + whole[:5])
+        assert await reader.readexactly(len(whole))
+    [(kind, _, _, body)] = await cut
+    assert kind == Kind.ERROR
+    assert decode_error(body)[0] == Status.DEADLINE_EXCEEDED
+
+
+async def test_a_client_that_does_not_read_is_cut_and_nobody_else_notices(house: House) -> None:
+    worker = echo()
+
+    @worker.on(2)
+    async def flood(request: Request) -> None:
+        for _ in range(64):
+            await request.session.push(bytes(60_000), command=3)
+
+    await house.worker(worker)
+    gateway = await house.gateway()
+    reader, writer = await house.socket(gateway)
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    well = await house.client(gateway)
+    for seq in range(8):
+        writer.write(encode(Kind.REQUEST, 2, seq, b""))
+    await until(lambda: gateway.counters.slow_clients_cut == 1)
+    assert await well.request(1, b"fine") == b"fine"
+    await until(lambda: len(gateway._sessions) == 1)
+
+
+async def test_a_client_that_never_reads_its_replies_is_cut_in_time(house: House) -> None:
+    await house.worker(echo())
+    gateway = await house.gateway(ListenerConfig(port=0, unsent_timeout_s=0.3))
+    reader, writer = await house.socket(gateway)
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    for seq in range(400):
+        writer.write(encode(Kind.REQUEST, 1, seq, bytes(60_000)))
+    await until(lambda: gateway.counters.slow_clients_cut == 1)
+    assert gateway.counters.requests < 400  # it was not read any more
+    await until(lambda: len(gateway._sessions) == 0)
+
+
+async def test_an_error_from_a_worker_keeps_its_status(house: House) -> None:
+    async def handle(request: worker_pb2.Request, context: Any) -> worker_pb2.Reply:
+        if request.command == 1:
+            return worker_pb2.Reply(status=70_000, message="x" * 5000)
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no such room")
+        raise AssertionError
+
+    await house.handle_worker(handle)
+    gateway = await house.gateway()
+    client = await house.client(gateway)
+    with pytest.raises(ReplyError, match="no such room") as refused:
+        await client.request(2)
+    assert refused.value.status == Status.NOT_FOUND
+    with pytest.raises(ReplyError) as strange:
+        await client.request(1)
+    assert strange.value.status == Status.UNKNOWN
+    assert len(strange.value.reason) == 1024
+
+
+async def test_a_worker_without_link_is_served_in_order_with_context(house: House) -> None:
+    seen: list[tuple[int, str, bytes]] = []
+
+    async def handle(request: worker_pb2.Request, context: Any) -> worker_pb2.Reply:
+        await asyncio.sleep(0.01 if request.body == b"0" else 0)
+        seen.append((request.session, request.context.listener, request.body))
+        return worker_pb2.Reply(body=request.body)
+
+    await house.handle_worker(handle)
+    gateway = await house.gateway()
+    client = await house.client(gateway)
+    await asyncio.gather(*(client.request(1, b"%d" % number) for number in range(5)))
+    assert [body for _, _, body in seen] == [b"%d" % number for number in range(5)]
+    assert {(session > 0, listener) for session, listener, _ in seen} == {(True, "main")}
+
+
+async def test_calls_of_a_lost_worker_without_link_go_to_another(house: House) -> None:
+    begun = asyncio.Event()
+    attempts: list[int] = []
+
+    async def hang(request: worker_pb2.Request, context: Any) -> worker_pb2.Reply:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def answer(request: worker_pb2.Request, context: Any) -> worker_pb2.Reply:
+        attempts.append(request.attempt)
+        return worker_pb2.Reply(body=b"here")
+
+    lost = await house.handle_worker(hang)
+    gateway = await house.gateway()
+    client = await house.client(gateway)
+    request = asyncio.create_task(client.request(1))
+    async with asyncio.timeout(PATIENCE_S):
+        await begun.wait()
+    await house.handle_worker(answer)
+    await until(lambda: ready_links(gateway) == 2)
+    await lost.stop(None)
+    assert await request == b"here"
+    assert attempts == [1]
+
+
+async def test_a_worker_of_another_service_than_the_registry_says_is_refused(house: House) -> None:
+    async with serving(echo()) as server:
+        host, _, port = server.address.rpartition(":")
+        await house.registry.register(
+            Entry(service="other", id="liar", host=host, port=int(port), tags=("gatecrew-worker",))
+        )
+        gateway = await house.gateway(workers=0)
+        await until(lambda: bool(gateway._status().links))
+        client = await house.client(gateway)
+        with pytest.raises(ReplyError) as refused:
+            await client.request(1)
+        assert refused.value.status == Status.UNAVAILABLE
+
+
+async def test_session_events_attributes_and_users(house: House) -> None:
+    worker = echo()
+    heard: list[tuple[str, int]] = []
+
+    @worker.on_open
+    async def opened(session: Session) -> None:
+        heard.append(("open", session.id))
+        await session.set(colour="red")
+
+    @worker.on_close
+    async def closed(session: Session) -> None:
+        heard.append(("close", session.id))
+
+    @worker.on(2)
+    async def bind(request: Request) -> bytes:
+        await request.session.bind(request.body.decode())
+        return request.session.attributes["colour"].encode()
+
+    @worker.on(3)
+    async def who(request: Request) -> bytes:
+        return request.session.user.encode()
+
+    await house.worker(worker)
+    gateway = await house.gateway()
+    client = await house.client(gateway)
+    assert await client.request(2, b"ann") == b"red"
+    assert await client.request(3) == b"ann"
+    service = house.service(gateway)
+    listed = await service.ListSessions(gateway_pb2.ListSessionsRequest(user="ann"))
+    [info] = listed.sessions
+    assert dict(info.context.attributes) == {"colour": "red"}
+    await client.close()
+    await until(lambda: ("close", info.context.session) in heard)
+    assert heard == [("open", info.context.session), ("close", info.context.session)]
+
+
+async def test_the_gateway_service_reaches_the_sessions_of_every_gateway(house: House) -> None:
+    await house.worker(echo())
+    gateways = [await house.gateway(name=f"g{number}") for number in range(2)]
+    await until(lambda: all(len(gateway._peers._channels) == 1 for gateway in gateways))
+    clients = [await house.client(gateway) for gateway in gateways]
+    for client in clients:
+        await client.request(1)
+    asked = house.service(gateways[0])
+    sessions = (await asked.ListSessions(gateway_pb2.ListSessionsRequest())).sessions
+    assert {info.gateway_id for info in sessions} == {gateway.gateway_id for gateway in gateways}
+
+    async def heard(client: Client) -> bytes:
+        async with asyncio.timeout(PATIENCE_S):
+            async for packet in client.pushes():
+                return packet.body
+        raise AssertionError
+
+    # To the sessions of both, through the first one.
+    for info in sessions:
+        name = worker_pb2.Bind(session=info.context.session, user="ann")
+        assert (await asked.Bind(name)).sessions == 1
+        assert (await asked.Join(worker_pb2.Join(session=info.context.session, group="room"))).sessions == 1
+    targets: list[dict[str, Any]] = [{"everyone": True}, {"user": "ann"}, {"group": "room"}]
+    for number, target in enumerate(targets):
+        body = b"to all %d" % number
+        assert (await asked.Push(worker_pb2.Push(command=5, body=body, **target))).sessions == 2
+        assert [await heard(client) for client in clients] == [body, body]
+    for info in sessions:
+        push = worker_pb2.Push(session=info.context.session, command=5, body=info.gateway_id.encode())
+        assert (await asked.Push(push)).sessions == 1
+    assert [await heard(client) for client in clients] == [gateway.gateway_id.encode() for gateway in gateways]
+    left = await asked.Leave(worker_pb2.Leave(session=sessions[1].context.session, group="room"))
+    assert left.sessions == 1
+    assert (await asked.Push(worker_pb2.Push(group="room", command=5))).sessions == 1
+    assert (await asked.Kick(worker_pb2.Kick(user="ann", reason="closing time", reconnect_after_ms=5))).sessions == 2
+    for client in clients:
+        await until(lambda client=client: client.closed is not None)  # type: ignore[misc]
+        assert client.goaway == (5, "closing time")
+    with pytest.raises(grpc.aio.AioRpcError, match="without a target"):
+        await asked.Push(worker_pb2.Push(command=5))
+
+
+async def test_a_push_of_a_worker_reaches_the_sessions_of_every_gateway(house: House) -> None:
+    worker = echo()
+
+    @worker.on(2)
+    async def shout(request: Request) -> bytes:
+        reached = await worker.push_everyone(request.body, command=3, receipt=True)
+        return b"%d" % reached
+
+    await house.worker(worker)
+    gateways = [await house.gateway(name=f"g{number}") for number in range(2)]
+    clients = [await house.client(gateway) for gateway in gateways]
+    await clients[1].request(1)
+    assert await clients[0].request(2, b"hello") == b"2"
+    for client in clients:
+        async with asyncio.timeout(PATIENCE_S):
+            async for packet in client.pushes():
+                assert packet.body == b"hello"
+                break
+
+
+async def test_draining_tells_clients_and_answers_what_is_open(house: House) -> None:
+    worker = Worker("slow")
+    go_on = asyncio.Event()
+    begun = asyncio.Event()
+
+    @worker.on(1)
+    async def slow(request: Request) -> bytes:
+        begun.set()
+        await go_on.wait()
+        return b"done"
+
+    await house.worker(worker)
+    gateway = await house.gateway()
+    client = await house.client(gateway)
+    request = asyncio.create_task(client.request(1, timeout_s=PATIENCE_S))
+    async with asyncio.timeout(PATIENCE_S):
+        await begun.wait()
+    draining = asyncio.create_task(gateway.drain())
+    await until(lambda: client.goaway is not None)
+    with pytest.raises(ConnectionRefusedError):
+        await house.client(gateway)
+    go_on.set()
+    assert await request == b"done"
+    async with asyncio.timeout(PATIENCE_S):
+        await draining
+    assert len(gateway._sessions) == 0
+
+
+async def test_ports_in_use_are_one_clear_error(house: House) -> None:
+    await house.worker(echo())
+    gateway = await house.gateway()
+    port = int(gateway.addresses["main"].rpartition(":")[2])
+    with pytest.raises(OSError, match=str(port)):
+        await house.gateway(ListenerConfig(port=port))
+    service_port = int(gateway.service_address.rpartition(":")[2])
+    with pytest.raises(OSError, match=f":{service_port} for the Gateway service"):
+        await house.gateway(service_port=service_port)
