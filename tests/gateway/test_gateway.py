@@ -18,7 +18,7 @@ from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, Status, decode_e
 from gatecrew_registry import Entry, Registry, RegistrySettings
 from gatecrew_registry.embedded import EmbeddedRegistry
 from gatecrew_worker import Request, Session, Worker
-from gatecrew_worker.serve import serving
+from gatecrew_worker.serving import serving
 
 PATIENCE_S = 20.0  # generous: it only ends a test that has failed already
 
