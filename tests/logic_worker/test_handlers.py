@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import pytest
 
@@ -155,7 +156,7 @@ def raising(request: pytest.FixtureRequest) -> Callable[[BaseException], Worker]
         def thread(request: Request) -> bytes:
             raise error
 
-        handlers = {"in place": in_place, "suspended": suspended, "thread": thread}
+        handlers: dict[str, Any] = {"in place": in_place, "suspended": suspended, "thread": thread}
         worker.on(1)(handlers[request.param])
 
         @worker.on(2)
@@ -245,9 +246,10 @@ async def test_handler_that_returns_something_else(value: object, caplog: pytest
 async def test_handler_that_takes_something_else() -> None:
     worker = Worker("errors")
 
-    @worker.on(1)
-    async def wrong() -> bytes:  # type: ignore[type-var]
+    async def wrong() -> bytes:
         return b""
+
+    worker.on(1)(cast("Any", wrong))
 
     async with linked(worker) as (gateway, _):
         for _ in range(2):
@@ -480,7 +482,7 @@ def test_commands_are_checked() -> None:
 def test_worker_arguments_are_checked() -> None:
     for arguments in ({"service": ""}, {"max_in_flight": 0}, {"threads": 0}):
         with pytest.raises(ValueError, match="must be at least|needs"):
-            Worker(**{"service": "x"} | arguments)  # type: ignore[arg-type]
+            Worker(**{"service": "x"} | arguments)
 
 
 async def test_objects_with_an_async_call_are_handlers() -> None:

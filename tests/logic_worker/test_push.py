@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2
+from gatecrew.v1 import gateway_pb2, worker_pb2
 from gatecrew_worker import Request, Sent, Serving, StatusError, Worker
 from gatecrew_worker import outbox as outbox_module
 from gatecrew_worker.outbox import FULL_BYTES, Outbox
@@ -405,26 +405,25 @@ async def test_heartbeat_overtakes_what_waits() -> None:
 # Who is there.
 
 
-class GatewayService(gateway_pb2_grpc.GatewayServicer):
-    def __init__(self) -> None:
-        self.asked: list[gateway_pb2.ListSessionsRequest] = []
+async def test_list_sessions_asks_a_gateway_that_answers() -> None:
+    worker = Worker("list")
+    asked: list[gateway_pb2.ListSessionsRequest] = []
 
-    async def ListSessions(  # type: ignore[override]
-        self, request: gateway_pb2.ListSessionsRequest, context: Any
-    ) -> gateway_pb2.ListSessionsResponse:
-        self.asked.append(request)
+    async def list_sessions(request: gateway_pb2.ListSessionsRequest, _: Any) -> gateway_pb2.ListSessionsResponse:
+        asked.append(request)
         session = worker_pb2.SessionContext(session=5, user="ada", peer="p", listener="l", attributes={"a": "b"})
         info = gateway_pb2.SessionInfo(
             context=session, gateway_id="gateway-2", groups=["x", "y"], in_flight=2, connected_ms=1500
         )
         return gateway_pb2.ListSessionsResponse(sessions=[info], total=1)
 
-
-async def test_list_sessions_asks_a_gateway_that_answers() -> None:
-    worker = Worker("list")
-    service = GatewayService()
-    server = grpc.aio.server()
-    gateway_pb2_grpc.add_GatewayServicer_to_server(service, server)
+    handler = grpc.unary_unary_rpc_method_handler(
+        list_sessions,
+        request_deserializer=gateway_pb2.ListSessionsRequest.FromString,
+        response_serializer=gateway_pb2.ListSessionsResponse.SerializeToString,
+    )
+    service = grpc.method_handlers_generic_handler("gatecrew.v1.Gateway", {"ListSessions": handler})
+    server = grpc.aio.server(handlers=[service])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:
@@ -444,5 +443,5 @@ async def test_list_sessions_asks_a_gateway_that_answers() -> None:
         await server.stop(None)
     assert (info.id, info.user, info.peer, info.listener, info.attributes) == (5, "ada", "p", "l", {"a": "b"})
     assert (info.groups, info.gateway_id, info.in_flight, info.connected_s) == (("x", "y"), "gateway-2", 2, 1.5)
-    (asked,) = service.asked
-    assert (asked.user, asked.group, asked.listener, asked.limit) == ("ada", "x", "l", 3)
+    (request,) = asked
+    assert (request.user, request.group, request.listener, request.limit) == ("ada", "x", "l", 3)

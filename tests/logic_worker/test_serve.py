@@ -50,7 +50,7 @@ class Slow:
 async def health(address: str, service: str) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
     async with grpc.aio.insecure_channel(address) as channel:
         response = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
-        return response.status  # type: ignore[no-any-return]
+        return response.status
 
 
 # Drain.
@@ -175,7 +175,7 @@ async def test_drain_waits_for_handle_calls() -> None:
     async with slow.worker.serving() as serving, grpc.aio.insecure_channel(serving.address) as channel:
         stub = worker_pb2_grpc.LogicWorkerStub(channel)
         call = stub.Handle(worker_pb2.Request(id=1, session=1, command=1, body=b"x"))
-        task = asyncio.ensure_future(call)  # type: ignore[arg-type]  # calls are awaitable
+        task = asyncio.ensure_future(call)
         await slow.started.wait()
         drain = asyncio.create_task(serving.drain())
         await eventually(lambda: serving._shared.draining)
@@ -190,7 +190,7 @@ async def test_caller_of_handle_who_goes_leaves_the_handler_running() -> None:
     slow = Slow()
     async with slow.worker.serving() as serving, grpc.aio.insecure_channel(serving.address) as channel:
         call = worker_pb2_grpc.LogicWorkerStub(channel).Handle(worker_pb2.Request(id=1, session=1, command=1))
-        task = asyncio.ensure_future(call)  # type: ignore[arg-type]
+        task = asyncio.ensure_future(call)
         await slow.started.wait()
         task.cancel()
         await asyncio.wait([task])
