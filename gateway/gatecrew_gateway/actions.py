@@ -12,7 +12,8 @@ from .counters import Counters
 from .session import Session, SessionTable, dismiss
 
 MAX_NAME = 256  # characters of a user, group or attribute name
-MAX_ATTRIBUTES = 64
+MAX_ATTRIBUTES = 64  # of a session
+MAX_GROUPS = 1024  # of a session
 
 
 class ActionError(ValueError):
@@ -105,6 +106,8 @@ class Actions:
         session = self._session(join.session)
         if session is None or not join.group:
             return 0
+        if len(session.groups or ()) >= MAX_GROUPS and join.group not in (session.groups or ()):
+            raise ActionError(f"a session is in at most {MAX_GROUPS} groups")
         self._sessions.join(session, join.group)
         return 1
 

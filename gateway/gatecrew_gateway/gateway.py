@@ -133,9 +133,12 @@ class Gateway:
         while True:
             await asyncio.sleep(TICK_S)
             now = self._loop.time()
-            self._crew.tick(now)
-            for listener in self._listeners:
-                listener.sweep(now)
+            try:
+                self._crew.tick(now)
+                for listener in self._listeners:
+                    listener.sweep(now)
+            except Exception:
+                log.exception("tick")  # a bug of ours; without the clock nothing would ever be given up
 
     def _arm_linger(self, pool: Pool) -> None:
         self._loop.call_later(LINGER_S, pool.linger_passed)

@@ -62,11 +62,17 @@ class Member:
         self._crew = crew
         self._retry = asyncio.Event()
         self.task = asyncio.create_task(self._run(), name=f"link {entry.id}")
+        self.task.add_done_callback(lambda _: crew.left(self))
 
     def update(self, entry: Entry) -> None:
         if entry != self.entry:
             self.entry = entry
             self._retry.set()
+
+    def unlist(self) -> None:
+        """The registry knows it no more: it stays for as long as its link holds."""
+        self.listed = False
+        self._retry.set()
 
     async def _run(self) -> None:
         pause = RECONNECT_FIRST_S
@@ -86,6 +92,8 @@ class Member:
                 pass  # nobody there, try again
             except ConfigError as error:
                 log.warning("worker %s: %s", entry.id, error)
+            except Exception:
+                log.exception("link to %s", entry.id)  # a bug of ours, which must not cost us the worker
             finally:
                 self.link = None
                 await channel.close()
@@ -146,17 +154,18 @@ class Crew:
         listed = {entry.id: entry for entries in workers.values() for entry in entries[:MAX_WORKERS]}
         for id, entry in listed.items():
             member = self.members.get(id)
-            if member is None or member.task.done():
+            if member is None:
                 self.members[id] = Member(self, entry)
             else:
                 member.listed = True
                 member.update(entry)
-        for id, member in list(self.members.items()):
+        for id, member in self.members.items():
             if id not in listed:
-                member.listed = False
-                member._retry.set()
-                if member.task.done():
-                    del self.members[id]
+                member.unlist()
+
+    def left(self, member: Member) -> None:
+        if self.members.get(member.entry.id) is member:
+            del self.members[member.entry.id]
 
     def links(self) -> list[StreamLink | UnaryLink]:
         """Those that are up."""

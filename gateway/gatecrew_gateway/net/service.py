@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable
 
@@ -17,7 +18,8 @@ from .peers import HOP, Peers
 from .stream import add_context
 
 DEFAULT_LIMIT = 1000
-MOST_LISTED = 100_000
+MOST_LISTED = 10_000
+MOST_LISTED_BYTES = 3 << 20  # a message of more than 4 MiB is refused by the other side
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -92,17 +94,16 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         self, request: gateway_pb2.ListSessionsRequest, context: Context
     ) -> gateway_pb2.ListSessionsResponse:
         limit = min(request.limit or DEFAULT_LIMIT, MOST_LISTED)
-        response = gateway_pb2.ListSessionsResponse()
-        for session in self._matching(request):
-            response.total += 1
-            if response.total <= limit:
-                self._describe(response.sessions.add(), session)
+        found = [self._describe(session) for session in itertools.islice(self._matching(request), limit)]
+        total = sum(1 for _ in self._matching(request))
         if not _has_hopped(context):
             for answer in await self._peers.ask("ListSessions", request):
                 assert isinstance(answer, gateway_pb2.ListSessionsResponse)
-                response.total += answer.total
-                response.sessions.extend(answer.sessions[: limit - len(response.sessions)])
-        return response
+                total += answer.total
+                found += answer.sessions
+        sizes = itertools.accumulate(info.ByteSize() + 8 for info in found[:limit])
+        fitting = sum(1 for size in sizes if size <= MOST_LISTED_BYTES)
+        return gateway_pb2.ListSessionsResponse(sessions=found[:fitting], total=total)
 
     def _matching(self, request: gateway_pb2.ListSessionsRequest) -> Iterable[Session]:
         found: Iterable[Session] = self._sessions.by_id.values()
@@ -117,12 +118,15 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
             and (not request.listener or session.listener.name == request.listener)
         )
 
-    def _describe(self, info: gateway_pb2.SessionInfo, session: Session) -> None:
+    def _describe(self, session: Session) -> gateway_pb2.SessionInfo:
+        info = gateway_pb2.SessionInfo(
+            gateway_id=self._gateway_id,
+            groups=sorted(session.groups or ()),
+            in_flight=session.in_flight,
+            connected_ms=int((self._clock() - session.opened_at) * 1000),
+        )
         add_context(info.context, session)
-        info.gateway_id = self._gateway_id
-        info.groups.extend(sorted(session.groups or ()))
-        info.in_flight = session.in_flight
-        info.connected_ms = int((self._clock() - session.opened_at) * 1000)
+        return info
 
     async def Status(self, request: gateway_pb2.StatusRequest, context: Context) -> gateway_pb2.StatusResponse:
         response = self._status()

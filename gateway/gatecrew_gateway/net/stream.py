@@ -120,6 +120,8 @@ class StreamLink:
             self._lose(crashed)
             writer.cancel()
             await asyncio.wait([writer])
+            if not writer.cancelled() and writer.exception() is not None:
+                log.error("writer of the link to %s", self._worker_id, exc_info=writer.exception())
 
     def _checked(self, first: worker_pb2.WorkerMessage | object) -> worker_pb2.WorkerHello:
         if not isinstance(first, worker_pb2.WorkerMessage) or not first.HasField("hello"):
@@ -219,6 +221,9 @@ class StreamLink:
         except asyncio.CancelledError:
             if task.cancelling():
                 raise
+        except Exception:
+            self._cancel()  # a bug of ours: the reader ends too, and the link is made anew
+            raise
 
     def _messages(self, batch: list[Pending]) -> list[bytes]:
         """The batch, and what else is due, as messages of bounded size."""
