@@ -18,7 +18,6 @@ from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, Status, decode_e
 from gatecrew_registry import Entry, Registry, RegistrySettings
 from gatecrew_registry.embedded import EmbeddedRegistry
 from gatecrew_worker import Request, Session, Worker
-from gatecrew_worker.serving import serving
 
 PATIENCE_S = 20.0  # generous: it only ends a test that has failed already
 
@@ -43,7 +42,7 @@ class House:
         return gateway
 
     async def worker(self, worker: Worker) -> None:
-        await self._stack.enter_async_context(serving(worker, registry=self.registry))
+        await self._stack.enter_async_context(worker.serving(registry=self.registry))
 
     async def handle_worker(self, handle: Any, service: str = "plain") -> grpc.aio.Server:
         """A worker without `Link`, as one writes it with nothing but gRPC."""
@@ -288,7 +287,7 @@ async def test_calls_of_a_lost_worker_without_link_go_to_another(house: House) -
 
 
 async def test_a_worker_of_another_service_than_the_registry_says_is_refused(house: House) -> None:
-    async with serving(echo()) as server:
+    async with echo().serving() as server:
         host, _, port = server.address.rpartition(":")
         await house.registry.register(
             Entry(service="other", id="liar", host=host, port=int(port), tags=("gatecrew-worker",))
