@@ -483,7 +483,7 @@ def test_ping_is_answered_at_once() -> None:
     crew = Crew()
     client = crew.client()
     heard: list[bytes] = []
-    client.write = heard.append  # type: ignore[method-assign]
+    client.write = heard.append  # type: ignore[method-assign, assignment]
     crew.dispatcher.receive(client.session, [(Kind.PING, 0, 9, b"abc"), (Kind.PONG, 0, 9, b"")])
     assert heard == [bytes([0, 0, 0, 11, Kind.PONG, 0, 0, 0, 0, 0, 0, 9]) + b"abc"]
     assert client.session.in_flight == 0

@@ -132,7 +132,7 @@ class Delivery:
             for packet in (*link.pending.values(), *link.queue):
                 assert packet.lane.link is link
                 assert packet not in packet.lane.waiting
-            opened = defaultdict(int)
+            opened: dict[int, int] = defaultdict(int)
             for packet in (*link.pending.values(), *link.queue):
                 opened[id(packet.lane)] += 1
                 assert packet.lane.open >= opened[id(packet.lane)]

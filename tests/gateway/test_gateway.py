@@ -80,10 +80,10 @@ class House:
         self._stack.push_async_callback(close)
         return reader, writer
 
-    def service(self, gateway: Gateway) -> gateway_pb2_grpc.GatewayStub:
+    def service(self, gateway: Gateway) -> gateway_pb2_grpc.GatewayAsyncStub:
         channel = grpc.aio.insecure_channel(gateway.service_address)
         self._stack.push_async_callback(channel.close)
-        return gateway_pb2_grpc.GatewayStub(channel)
+        return gateway_pb2_grpc.GatewayStub(channel)  # type: ignore[return-value]  # asynchronous with this channel
 
 
 @asynccontextmanager
