@@ -4,7 +4,7 @@ from .dedupe import deduplicate
 from .links import Counters
 from .request import Request
 from .sent import Sent
-from .serve import Serving, serve
+from .serving import Serving, serve
 from .session import Session, SessionInfo
 from .status import Status, StatusError, WorkerError
 from .worker import Worker

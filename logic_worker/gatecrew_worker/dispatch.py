@@ -20,15 +20,16 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, MutableMapping
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from gatecrew.v1 import worker_pb2
 
 from .inplace import Carrier, run_in_place
 from .lane import Lane
 from .limited_log import LimitedLog
-from .links import Counters, Links
+from .links import Links
 from .outbox import MAX_BODY
+from .outlet import Lost, Outlet
 from .program import Handler, Program
 from .request import Request
 from .session import Session
@@ -39,14 +40,6 @@ from .waiters import Waiters
 MAX_MESSAGE = 1024  # characters of a StatusError that the client is shown
 CANCEL_S = 1.0  # for cancelled handlers to clean up
 SLICE_S = 0.005  # handlers in place keep the loop no longer than this before others have their turn
-
-
-class Outlet(Protocol):
-    """Where replies go."""
-
-    def reply(self, request_id: int, body: bytes) -> None: ...
-
-    def refuse(self, request_id: int, status: int, message: str, not_started: bool = False) -> None: ...
 
 
 class TooLate(Exception):
@@ -193,7 +186,7 @@ class Dispatcher:
         else:
             self.open[request] = None
             if lane.busy and not handler.concurrent:
-                lane.waiting.append(Waiting(self, request, handler))
+                lane.wait(Waiting(self, request, handler))
             else:
                 self._start(request, handler, lane)
 
@@ -235,10 +228,12 @@ class Dispatcher:
         return handler.call(request)
 
     def _is_too_late(self, request: Request) -> bool:
+        # The requests of a lost link are other workers' by now.
         return isinstance(self.outlet, Lost) or time.monotonic() > request.deadline
 
     def _give_up(self, request: Request) -> None:
-        self._counters.expired += 1
+        if not isinstance(self.outlet, Lost):
+            self._counters.expired += 1
         self.outlet.refuse(request._wire.id, Status.DEADLINE_EXCEEDED, "the deadline passed before the handler started")
 
     def _suspended(self, request: Request, handler: Handler, lane: Lane, carrier: Carrier) -> None:
@@ -258,10 +253,9 @@ class Dispatcher:
         if not handler.concurrent:
             lane.busy = False
             # Those that end in place leave the lane free for the next.
-            while lane.waiting and not lane.busy:
-                dispatcher, waiting, its_handler = lane.waiting.popleft()
-                dispatcher._start(waiting, its_handler, lane)
-                dispatcher._settled()
+            while (waiting := lane.next()) is not None:
+                waiting.dispatcher._start(waiting.request, waiting.handler, lane)
+                waiting.dispatcher._settled()
         self._settled()
 
     def _answer(self, request: Request, value: Any) -> None:
@@ -333,16 +327,3 @@ class Dispatcher:
             carrier.cancel()
         if carriers:
             await asyncio.wait(carriers, timeout=CANCEL_S)
-
-
-class Lost:
-    """The outlet of a link that has ended."""
-
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
-
-    def reply(self, request_id: int, body: bytes) -> None:
-        self._counters.replies_lost += 1
-
-    def refuse(self, request_id: int, status: int, message: str, not_started: bool = False) -> None:
-        self._counters.replies_lost += 1

@@ -15,8 +15,22 @@ class Lane:
     `busy` while a handler of the lane has been started and has not ended. What waits is started in order of arrival.
     """
 
-    __slots__ = ("busy", "waiting")
+    __slots__ = ("_waiting", "busy")
 
     def __init__(self) -> None:
         self.busy = False
-        self.waiting: deque[Waiting] = deque()
+        self._waiting: deque[Waiting] | None = None  # 600 bytes, so only the lanes have one that need it
+
+    def wait(self, waiting: Waiting) -> None:
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append(waiting)
+
+    def next(self) -> Waiting | None:
+        """What may start now, if anything."""
+        if self.busy or self._waiting is None:
+            return None
+        waiting = self._waiting.popleft()
+        if not self._waiting:
+            self._waiting = None
+        return waiting

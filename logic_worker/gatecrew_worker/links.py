@@ -122,10 +122,10 @@ class Links:
     def _of(self, session_id: int) -> Link:
         link = self._by_prefix.get(session_id >> PREFIX_SHIFT)
         if link is None:
-            raise StatusError(Status.UNAVAILABLE, f"no link to the gateway of session {session_id:x}")
+            raise StatusError(Status.UNAVAILABLE, "no link to the session's gateway")
         if link.outbox.is_stuck:
             self.counters.actions_lost += 1
-            raise StatusError(Status.UNAVAILABLE, f"gateway {link.gateway_id} does not read")
+            raise StatusError(Status.UNAVAILABLE, "the session's gateway does not read")
         return link
 
     def _readers(self) -> list[Link]:
@@ -149,10 +149,10 @@ class Links:
         if self._thread_id == threading.get_ident() or self._mailbox is None:
             return send()
         sent = SentFromThread()
-        self._mailbox.post(lambda: self._finish(send, sent.future))
+        self._mailbox.post(lambda: self._send_for_thread(send, sent.future))
         return sent
 
-    def _finish(self, send: Callable[[], Sent], future: concurrent.futures.Future[int]) -> None:
+    def _send_for_thread(self, send: Callable[[], Sent], future: concurrent.futures.Future[int]) -> None:
         try:
             sent = send()
         except StatusError as error:

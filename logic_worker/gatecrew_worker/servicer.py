@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -11,6 +10,7 @@ from gatecrew.v1 import worker_pb2, worker_pb2_grpc
 
 from .dispatch import Dispatcher, Shared
 from .link import Link
+from .outlet import OneReply
 from .session import Session
 
 if TYPE_CHECKING:
@@ -51,20 +51,3 @@ class Servicer(worker_pb2_grpc.LogicWorkerServicer):
             return await outlet.reply_waiter
         finally:
             dispatcher.lose()
-
-
-class OneReply:
-    """The outlet of a Handle call."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.reply_waiter: asyncio.Future[worker_pb2.Reply] = loop.create_future()
-
-    def reply(self, request_id: int, body: bytes) -> None:
-        self._send(worker_pb2.Reply(id=request_id, body=body))
-
-    def refuse(self, request_id: int, status: int, message: str, not_started: bool = False) -> None:
-        self._send(worker_pb2.Reply(id=request_id, status=status, message=message, not_started=not_started))
-
-    def _send(self, reply: worker_pb2.Reply) -> None:
-        if not self.reply_waiter.done():  # else: the caller has gone
-            self.reply_waiter.set_result(reply)

@@ -47,7 +47,7 @@ class Session:
         self.user = context.user
         self.peer = context.peer
         self.listener = context.listener
-        self.attributes = MappingProxyType(dict(context.attributes))
+        self.attributes = MappingProxyType(dict(context.attributes)) if context.attributes else NO_ATTRIBUTES
 
     def push(self, body: bytes, command: int = 0, *, receipt: bool = False) -> Sent:
         """Send a packet to this session; see `Worker.push_session`."""

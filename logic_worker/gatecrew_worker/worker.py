@@ -14,7 +14,7 @@ from gatecrew_registry import Registry, RegistrySettings
 from .links import Counters, Links
 from .program import Program, RequestHandler, SessionHandler
 from .sent import Sent
-from .serve import Serving, serve, serving
+from .serving import Serving, serve, serving
 from .session import Session, SessionInfo
 
 AnyRequestHandler = TypeVar("AnyRequestHandler", bound=RequestHandler)

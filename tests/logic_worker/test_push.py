@@ -225,7 +225,7 @@ async def test_thread_waits_for_its_receipt() -> None:
         result = worker_pb2.PushResult(receipt=gateway.actions[1].push.receipt, delivered=1)
         await gateway.send(push_results=[result])
         (reply,) = await gateway.answers(request)
-        assert reply.body == b"1 UNAVAILABLE: no link to the gateway of session 63000000000"
+        assert reply.body == b"1 UNAVAILABLE: no link to the session's gateway"
 
 
 async def test_thread_that_waits_when_the_worker_ends() -> None:
@@ -328,7 +328,7 @@ async def test_gateway_that_reads_nothing_holds_nobody_up_for_long(monkeypatch: 
         await healthy.until(lambda: len(healthy.actions) >= before + 10)
         assert outbox.bytes_waiting == waiting
         assert worker.counters.actions_lost == 10
-        with pytest.raises(StatusError, match="UNAVAILABLE: gateway gateway-1 does not read"):
+        with pytest.raises(StatusError, match="UNAVAILABLE: the session's gateway does not read"):
             worker.push_session(frozen.session(1), b"x")
         frozen.reading.set()
         await eventually(lambda: not outbox.is_full)
