@@ -67,6 +67,9 @@ class Client(asyncio.Protocol):
             self.load.fail(f"not a reply: {whole[:SIZE]!r}")
             return
         self.answered += count
+        if self.answered > self.sent:
+            self.load.fail("more answers than requests")
+            return
         self._reads += 1
         if self._reads % SAMPLE_EVERY == 0:
             now = time.perf_counter()
@@ -126,8 +129,6 @@ class Load:
             missing = sum(client.sent - client.answered for client in self.clients)
             raise SystemExit(f"bench.load: {missing} requests were never answered")
         self._finished.result()
-        if any(client.sent != client.answered for client in self.clients):
-            raise SystemExit("bench.load: more answers than requests")
         latencies = sorted(self.latencies)
         return {
             "per_second": count / passed,

@@ -83,7 +83,7 @@ class House:
     def service(self, gateway: Gateway) -> gateway_pb2_grpc.GatewayAsyncStub:
         channel = grpc.aio.insecure_channel(gateway.service_address)
         self._stack.push_async_callback(channel.close)
-        return gateway_pb2_grpc.GatewayStub(channel)  # type: ignore[return-value]  # asynchronous with this channel
+        return gateway_pb2_grpc.GatewayStub(channel)  # asynchronous with this channel
 
 
 @asynccontextmanager
