@@ -45,8 +45,6 @@ class Carrier(asyncio.Task[None]):
     async def _steps(self) -> None:
         cancelled = await _first_step()
         if self._handed is None:
-            if cancelled is not None:
-                raise cancelled
             return
         coroutine, waits_for, settle = self._handed
         self._handed = None

@@ -69,7 +69,6 @@ class Link:
         if not isinstance(first, worker_pb2.GatewayMessage):
             return
         if not first.HasField("hello"):
-            await self.outbox.empty()
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message has no hello")
         self.gateway_id = first.hello.gateway_id
         self.session_prefix = first.hello.session_prefix

@@ -166,19 +166,23 @@ async def test_cancelling_oneself_in_place_comes_at_the_next_suspension() -> Non
     assert steps == ["still runs", "why", "end"]
 
 
-async def test_cancelling_passes_on_to_what_is_awaited() -> None:
-    inner_task: asyncio.Task[None] | None = None
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_cancelling_passes_on_to_what_is_awaited(at_once: bool) -> None:
+    inner_task: asyncio.Task[Any] | None = None
 
     async def handler() -> None:
         nonlocal inner_task
-        inner_task = asyncio.create_task(asyncio.Event().wait())  # type: ignore[arg-type]
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().call_soon(task.cancel)
+        inner_task = asyncio.create_task(asyncio.Event().wait())
         await inner_task
 
+    outcome = Outcome(handler)
+    assert outcome.carrier is not None
+    if at_once:  # before the carrier's first step
+        outcome.carrier.cancel()
+    else:
+        asyncio.get_running_loop().call_soon(outcome.carrier.cancel)
     with pytest.raises(RuntimeError, match="cancelled"):
-        await Outcome(handler)
+        await outcome
     assert inner_task is not None
     assert inner_task.cancelled()
 

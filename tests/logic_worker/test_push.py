@@ -153,17 +153,17 @@ async def test_session_of_a_gateway_that_is_not_there() -> None:
 async def test_newer_link_of_a_gateway_takes_over() -> None:
     worker = Worker("push")
     async with worker.serving() as serving:
-        async with GatewayEnd(serving.address) as old:
+        old = await GatewayEnd(serving.address).__aenter__()
+        await eventually(lambda: len(worker._links.live) == 1)
+        async with GatewayEnd(serving.address) as new:
+            await eventually(lambda: len(worker._links.live) == 2)
+            await worker.push_session(new.session(1), b"x")
+            await new.until(lambda: len(new.actions) == 1)
+            assert not old.actions
+            await old.__aexit__(None, None, None)
             await eventually(lambda: len(worker._links.live) == 1)
-            async with GatewayEnd(serving.address) as new:
-                await eventually(lambda: len(worker._links.live) == 2)
-                worker.push_session(new.session(1), b"x")
-                await new.until(lambda: new.actions)
-                assert not old.actions
-        async with GatewayEnd(serving.address) as newest:
-            await eventually(lambda: len(worker._links.live) == 1)
-            worker.push_session(newest.session(1), b"x")
-            await newest.until(lambda: newest.actions)
+            await worker.push_session(new.session(1), b"y")
+            await new.until(lambda: len(new.actions) == 2)
 
 
 # Receipts.

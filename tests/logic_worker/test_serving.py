@@ -402,20 +402,18 @@ async def test_second_signal_ends_it_at_once(start: Callable[..., Process], prog
 
 
 @pytest.mark.uvloop_only
-async def test_run_serves_with_a_registry_of_its_own(start: Callable[..., Process], tmp_path: Path) -> None:
-    embedded = EmbeddedRegistry(port=0)
-    await embedded.start()
+async def test_run_serves_with_a_registry_of_its_own(
+    start: Callable[..., Process], tmp_path: Path, registry: Registry
+) -> None:
     path = tmp_path / "program.py"
     path.write_text(
         "from gatecrew_registry import RegistrySettings\n"
         "from gatecrew_worker import Worker\n"
-        f"Worker('run').run(registry=RegistrySettings(address={embedded.address!r}))\n"
+        f"Worker('run').run(registry=RegistrySettings(address={registry.settings.address!r}))\n"
     )
     process = start([sys.executable, str(path)])
-    async with Registry(RegistrySettings(address=embedded.address)) as registry:
-        async with aclosing(registry.watch("gatecrew-worker")) as snapshots:
-            async for snapshot in snapshots:
-                if snapshot.get("run"):
-                    break
-        assert await asyncio.to_thread(process.stop) == 0
-    await embedded.aclose()
+    async with aclosing(registry.watch("gatecrew-worker")) as snapshots:
+        async for snapshot in snapshots:
+            if snapshot.get("run"):
+                break
+    assert await asyncio.to_thread(process.stop) == 0
