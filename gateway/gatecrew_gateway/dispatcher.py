@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 from typing import Protocol
 
 from .codec import HEADER, Kind, Status, encode, encode_error
@@ -25,7 +24,6 @@ dead_letters = logging.getLogger("gatecrew.deadletter")
 REQUEST, NOTIFY, OPEN, CLOSE = 0, 1, 2, 3  # the contract's Kind
 EVENT_DEADLINE_S = 60.0  # of open and close events
 MAX_REASON = 1024  # characters of a worker's error text that a client gets
-NO_WORKER_WAIT_S = 0.5  # packets wait so long for a service's first worker to come back, then they fail
 
 _pack = HEADER.pack
 _STATUSES = frozenset(map(int, Status))
@@ -341,58 +339,12 @@ class Dispatcher:
         if session.port is None and not session.in_flight:
             self._forget(session.id)
 
-    def sweep(self, now: float) -> None:
-        """Fail what is past its deadline, and what waits for a service without workers. Call it ten times a second."""
-        for pool in self.pools.values():
-            down = pool.down_since is not None and now - pool.down_since > NO_WORKER_WAIT_S
-            pool.refusing = down
-            if pool.load:
-                self._sweep_waiting(pool, now, down)
-
-    def sweep_link(self, link: Link, now: float) -> None:
-        """Fail what is past its deadline here. Late answers are dropped; the worker minds its own load."""
-        late = [packet for packet in link.pending.values() if packet.deadline <= now]
-        held = {id(p.lane): p.lane for p in link.pending.values() if p.lane.waiting}
-        for packet in late:
-            del link.pending[packet.id]
-            if packet is link.suspect:
-                link.suspect = None
-            packet.suspect = False
-        unwritten = [packet for packet in link.queue if packet.deadline <= now]
-        if unwritten:
-            link.queue = [packet for packet in link.queue if packet.deadline > now]
-        for packet in chain(late, unwritten):
-            lane = packet.lane
-            lane.open -= 1
-            self._expire(packet)
-            if not lane.open:
-                lane.pool.release(lane)
-        for lane in held.values():
-            if lane.link is link:
-                self._expire_waiting(lane, now)
-        if late and link.queue and not link.awake:
-            link.wake()
-
-    def _sweep_waiting(self, pool: Pool, now: float, down: bool) -> None:
-        for queue in (pool.ready, pool.suspects):
-            for lane in tuple(queue):
-                if down:
-                    gone = [packet for packet in lane.waiting if packet.route is not None]
-                    lane.waiting = [packet for packet in lane.waiting if packet.route is None]
-                    for packet in gone:
-                        self.counters.unavailable += 1
-                        self._fail(packet, Status.UNAVAILABLE, f"no worker of {pool.service!r} is there")
-                self._expire_waiting(lane, now)
-                if not lane.waiting:
-                    queue.remove(lane)
-
-    def _expire_waiting(self, lane: Lane, now: float) -> None:
-        gone = [packet for packet in lane.waiting if packet.deadline <= now]
-        if gone:
-            lane.waiting = [packet for packet in lane.waiting if packet.deadline > now]
-            for packet in gone:
-                self._expire(packet)
-
-    def _expire(self, packet: Pending) -> None:
+    def expire(self, packet: Pending) -> None:
+        """It is past its deadline, and out of every list."""
         self.counters.deadlines_exceeded += 1
         self._fail(packet, Status.DEADLINE_EXCEEDED, "no answer within the deadline")
+
+    def no_worker(self, packet: Pending) -> None:
+        """Nobody of its service has been there for too long."""
+        self.counters.unavailable += 1
+        self._fail(packet, Status.UNAVAILABLE, f"no worker of {packet.lane.pool.service!r} is there")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, decode_error
 from gatecrew_gateway.config import GatewayConfig, ListenerConfig
 from gatecrew_gateway.counters import Counters
+from gatecrew_gateway.deadlines import Deadlines
 from gatecrew_gateway.dispatcher import Dispatcher
 from gatecrew_gateway.routing.lane import Pending
 from gatecrew_gateway.routing.link import Link
@@ -132,6 +133,7 @@ class Crew:
             lambda pool: self._lingers.append((self.now + LINGER_S, pool)),
             self.forgotten.append,
         )
+        self.deadlines = Deadlines(self.dispatcher)
 
     def worker(
         self,
@@ -184,5 +186,5 @@ class Crew:
         for pool in due:
             pool.linger_passed()
         for worker in self.workers:
-            self.dispatcher.sweep_link(worker.link, self.now)
-        self.dispatcher.sweep(self.now)
+            self.deadlines.sweep_link(worker.link, self.now)
+        self.deadlines.sweep(self.now)

@@ -4,7 +4,8 @@ import pytest
 
 from gatecrew_gateway.codec import Kind, Status
 from gatecrew_gateway.config import GatewayConfig, RouteConfig
-from gatecrew_gateway.dispatcher import CLOSE, NO_WORKER_WAIT_S, OPEN
+from gatecrew_gateway.deadlines import NO_WORKER_WAIT_S
+from gatecrew_gateway.dispatcher import CLOSE, OPEN
 from gatecrew_gateway.routing.pool import FULL_BATCH, LINGER_S, WORTH_A_BATCH
 from gateway.crew import Crew
 

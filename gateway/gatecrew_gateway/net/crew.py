@@ -20,6 +20,7 @@ from gatecrew_registry import Entry, Registry
 from ..actions import Actions
 from ..config import ConfigError, GatewayConfig, parse_commands
 from ..counters import Counters
+from ..deadlines import Deadlines
 from ..dispatcher import Dispatcher
 from ..routing.link import LinkState
 from .stream import Refused, StreamLink, Unimplemented
@@ -139,6 +140,7 @@ class Crew:
         self.actions = actions
         self.counters = counters
         self.members: dict[str, Member] = {}
+        self._deadlines = Deadlines(dispatcher)
         self._config = config
         self._registry = registry
         self._loop = asyncio.get_running_loop()
@@ -191,8 +193,8 @@ class Crew:
                 shell.heard_at = max(shell.heard_at, now - self._config.heartbeat_s)
         for shell in links:
             if shell.link is not None:
-                self.dispatcher.sweep_link(shell.link, now)
-        self.dispatcher.sweep(now)
+                self._deadlines.sweep_link(shell.link, now)
+        self._deadlines.sweep(now)
         if now - self._beat_at >= self._config.heartbeat_s:
             self._beat_at = now
             for shell in links:
