@@ -51,9 +51,10 @@ class LastKnownGood:
         everywhere = _is_panic(
             sum(max(0, lost) for lost in gone.values()), sum(len(known) for known in self._believed.values())
         )
+        panic = {service for service, known in self._believed.items() if _is_panic(gone[service], len(known))}
         again_at: float | None = None
         for (service, entry_id), loss in tuple(self._losses.items()):
-            held = everywhere or loss.doubtful or _is_panic(gone[service], len(self._believed[service]))
+            held = everywhere or loss.doubtful or service in panic
             leaves_at = loss.noticed_at + (self._grace_s if held else self._settle_s)
             if leaves_at > now:
                 again_at = leaves_at if again_at is None else min(again_at, leaves_at)

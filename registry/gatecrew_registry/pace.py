@@ -7,6 +7,7 @@ import random
 
 MAX_BACKOFF_S = 5.0
 MIN_BACKOFF_S = 0.2
+MAX_FRUITLESS_S = 15.0
 
 
 def next_index(asked: int, answered: int) -> int:
@@ -40,14 +41,24 @@ class _TokenBucket:
 class Pace:
     """How fast one blocking query may be repeated.
 
-    Answers with a newer index are what a busy cluster gives: ten at once, then one a second. Answers whose index stood
-    still or went back can only come fast from a registry that does not block: two at once, then one in 15 s, four
-    times what a query that blocks for its full time needs.
+    An answer with a newer index is what a busy cluster gives: ten at once, then one a second. One whose index stood
+    still or went back, and that came before half its time, is from a registry that does not block: two at once, then
+    after 1, 2, 4, 8 and each 15 seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
         self._newer = _TokenBucket(burst=10, refill_s=1.0)
-        self._same = _TokenBucket(burst=2, refill_s=15.0)
+        self._fruitless = 0
 
-    def delay_s(self, asked: int, answered: int, now: float) -> float:
-        return (self._newer if answered > asked else self._same).delay_s(now)
+    def delay_s(self, asked: int, answered: int, took_s: float, now: float) -> float:
+        """Seconds to wait before the next query, after one that took `took_s`."""
+        if answered > asked:
+            if asked > 0:  # an answer to 0 comes at once from any registry
+                self._fruitless = 0
+            return self._newer.delay_s(now)
+        if took_s >= self._wait_s / 2:
+            self._fruitless = 0
+            return 0.0
+        self._fruitless += 1
+        return 0.0 if self._fruitless == 1 else min(MAX_FRUITLESS_S, 2.0 ** min(self._fruitless - 2, 10))

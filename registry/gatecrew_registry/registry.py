@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Self, TypeVar
 
 import aiohttp
-from consul import ConsulException, aio, base
+from consul import aio, base
 from consul.callback import CB
 
 from .entry import Entry, RegistryError
@@ -58,7 +58,7 @@ class _HttpClient(aio.HTTPClient):  # type: ignore[misc]  # py-consul is not typ
             return callback(base.Response(response.status, response.headers, body))
         except TimeoutError:
             raise self._error(f"no answer within {timeout.total:g} s") from None
-        except (aiohttp.ClientError, ConsulException, OSError, ValueError) as error:
+        except Exception as error:  # whatever aiohttp, py-consul and a strange answer come up with
             raise self._error(str(error) or type(error).__name__) from None
 
     def _error(self, reason: str) -> RegistryError:

@@ -11,7 +11,7 @@ from .entry import RegistryError
 
 HTTP_PORT = 8500
 HTTPS_PORT = 8501
-DEFAULT_ADDRESS = f"127.0.0.1:{HTTP_PORT}"
+DEFAULT_ADDRESS = "127.0.0.1"
 
 # What Go's strconv.ParseBool accepts, as Consul itself reads these variables.
 _BOOLEANS = {

@@ -109,10 +109,11 @@ class Watch:
     ) -> None:
         """Ask for ever; hand each answer on, with whether it is doubtful. `service` is "" for the list of services."""
         loop = asyncio.get_running_loop()
-        pace = Pace()
+        pace = Pace(self._timing.wait_s)
         index = 0
         failures = 0
         while True:
+            asked_at = loop.time()
             try:
                 answer = await query(index)
             except RegistryError as error:
@@ -124,7 +125,7 @@ class Watch:
                 self._outage.ended(service)
                 on_answer(answer.data, failures > 0 or answer.index < index)
                 failures = 0
-                delay_s = pace.delay_s(index, answer.index, loop.time())
+                delay_s = pace.delay_s(index, answer.index, loop.time() - asked_at, loop.time())
                 index = next_index(index, answer.index)
             self._unheard.discard(service)
             self._changed.set()

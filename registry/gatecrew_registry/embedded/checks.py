@@ -102,7 +102,7 @@ class Check:
     async def _problem(self, health: health_pb2_grpc.HealthStub) -> str | None:
         request = health_pb2.HealthCheckRequest(service=self.definition.health_service)
         try:
-            answer = await health.Check(request, timeout=self.definition.timeout_s, wait_for_ready=True)
+            answer = await health.Check(request, timeout=self.definition.timeout_s)
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name} {error.details()}"
         if answer.status == health_pb2.HealthCheckResponse.SERVING:
