@@ -62,6 +62,11 @@ class Process:
         return self._process.pid
 
     @property
+    def exit_code(self) -> int | None:
+        """Negative: the signal that ended it. None: it runs."""
+        return self._process.poll()
+
+    @property
     def output(self) -> str:
         return "\n".join(self.lines)
 

@@ -15,6 +15,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import math
 import sys
 import time
 import weakref
@@ -39,6 +40,7 @@ from .waiters import Waiters
 
 MAX_MESSAGE = 1024  # characters of a StatusError that the client is shown
 CANCEL_S = 1.0  # for cancelled handlers to clean up
+LEASE_S = 2.0  # a gateway speaks every second; after such a silence our requests may be another worker's already
 SLICE_S = 0.005  # handlers in place keep the loop no longer than this before others have their turn
 
 
@@ -83,6 +85,7 @@ class Dispatcher:
 
     def __init__(self, shared: Shared, outlet: Outlet, sessions: MutableMapping[int, Session]) -> None:
         self.open: dict[Request, Carrier | None] = {}
+        self.heard_at = math.inf  # of the gateway, monotonic seconds; there is no lease on single calls
         self.outlet = outlet
         self._shared = shared
         self._counters = shared.links.counters
@@ -227,11 +230,21 @@ class Dispatcher:
             raise TooLate
         return handler.call(request)
 
+    @property
+    def lease_is_over(self) -> bool:
+        """Whether the gateway has been silent for so long that it, or we (SIGSTOP, a blocked loop), stood still."""
+        return time.monotonic() - self.heard_at > LEASE_S
+
     def _is_too_late(self, request: Request) -> bool:
         # The requests of a lost link are other workers' by now.
-        return isinstance(self.outlet, Lost) or time.monotonic() > request.deadline
+        return isinstance(self.outlet, Lost) or self.lease_is_over or time.monotonic() > request.deadline
 
     def _give_up(self, request: Request) -> None:
+        if self.lease_is_over:
+            self._counters.not_started += 1
+            reason = "the worker stood still"
+            self.outlet.refuse(request._wire.id, Status.UNAVAILABLE, reason, not_started=True)
+            return
         if not isinstance(self.outlet, Lost):
             self._counters.expired += 1
         self.outlet.refuse(request._wire.id, Status.DEADLINE_EXCEEDED, "the deadline passed before the handler started")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[worker_pb2.GatewayMessage, worker_pb2.WorkerMessage]
 
 log = logging.getLogger("gatecrew.worker")
+
+DOUBT_S = 0.2  # a cancellation that has arrived takes effect within this time
 
 
 class Link:
@@ -76,11 +79,16 @@ class Link:
         self._shared.links.add(self)
         log.info("link to gateway %s", self.gateway_id)
         message: object = first
+        self.dispatcher.heard_at = time.monotonic()
         while isinstance(message, worker_pb2.GatewayMessage):  # else: the end of the stream
             await self._take_in(message)
             if self.outbox.is_full:
                 await self.outbox.room()
             message = await context.read()
+            if self.dispatcher.lease_is_over:
+                # The cancellation, if there is one, is behind what we read now: let it overtake.
+                await asyncio.sleep(DOUBT_S)
+            self.dispatcher.heard_at = time.monotonic()
         # Half closed: it asks nothing more, and may still want its answers.
         await self.dispatcher.idle()
         await self.outbox.empty()

@@ -1,0 +1,1 @@
+"""Does it survive? Real processes, real faults, and histories of what clients and workers saw."""

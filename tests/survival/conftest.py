@@ -1,0 +1,45 @@
+"""A cluster for the tests of a module, whole again before each of them, and the figures that they measure."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from survival.cluster import Cluster
+
+FIGURES: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def module_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("survival"))
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(module_cluster: Cluster) -> Iterator[Cluster]:
+    """One gateway and three workers, all well; nothing that ran in the test may have met what it did not expect."""
+    module_cluster.restore()
+    before = module_cluster.processes()
+    yield module_cluster
+    for process in before | module_cluster.processes():
+        for line in process.stderr:
+            assert "Traceback" not in line, process.output
+            assert "never retrieved" not in line, process.output
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say a figure: all are printed at the end of the run."""
+
+    def say(figure: str) -> None:
+        FIGURES.append(f"{request.node.name}: {figure}")
+
+    return say
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if FIGURES:
+        terminalreporter.section("survival, measured")
+        for figure in FIGURES:
+            terminalreporter.write_line(figure)
