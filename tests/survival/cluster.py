@@ -226,8 +226,8 @@ class Cluster:
         warm_up: int = 1000,
         only: Gateway | None = None,
     ) -> Iterator[tuple[RunningLoad, History]]:
-        """Run a load, on one gateway or on all, for as long as the `with` lasts, which begins after `warm_up` answers. The
-        history is filled in after it, when every request has been answered or is lost.
+        """Run a load, on one gateway or on all, for as long as the `with` lasts, which begins after `warm_up` answers.
+        The history is filled in after it, when every request has been answered or is lost.
         """
         self._loads += 1
         file = self.directory / f"load-{self._loads}.jsonl"
