@@ -5,6 +5,7 @@ the answer to a query, or of every answer with `fault_all`.
 """
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -54,7 +55,7 @@ class FakeConsul:
     def address(self) -> str:
         return f"127.0.0.1:{self._port}"
 
-    async def start(self) -> None:
+    async def start(self, tls: ssl.SSLContext | None = None) -> None:
         """Serve; at the same address if it was stopped."""
         app = web.Application(middlewares=[self._middleware])
         app.add_routes(
@@ -69,7 +70,7 @@ class FakeConsul:
         )
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=tls).start()
         self._port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:

@@ -42,14 +42,17 @@ async def recovers(fake: FakeConsul, seen: Seen, entries: list[Entry], newcomer:
 Crew = tuple[Seen, list[Entry]]
 
 
-async def test_it_refuses_connections(fake: FakeConsul, crew: Crew, make: Make) -> None:
+async def test_it_refuses_connections(
+    fake: FakeConsul, crew: Crew, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     seen, entries = crew
     await fake.stop()
-    queries = len(fake.queries)
-    await asyncio.to_thread(lambda: None)
+    await soon(lambda: caplog.messages, "the outage was not noticed")
+    with pytest.raises(RegistryError):
+        async with Registry(RegistrySettings(address=fake.address)) as other:
+            await other.leader()
     await fake.start()
     await recovers(fake, seen, entries, make(4))
-    assert len(fake.queries) > queries
 
 
 @pytest.mark.parametrize(
