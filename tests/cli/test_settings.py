@@ -112,7 +112,7 @@ def test_each_finding_is_a_line_with_file_and_key(file: Path) -> None:
         ("[[listener]]\n[[listener]]", "gatecrew.toml: listener: listeners need names of their own, got main, main"),
         ("[gateway]\nlost_after_s = 1.5", "gatecrew.toml: gateway.lost_after_s: 1.5, must be from 2.0 to 600"),
         # The key that is wrong is a default, made wrong by one that was written.
-        ("[gateway]\nheartbeat_s = 5", "gatecrew.toml: gateway.suspect_after_s: 2.0, must be from 5.0 to 600"),
+        ("[gateway]\nsuspect_after_s = 5", "gatecrew.toml: gateway.lost_after_s: 2.5, must be from 5.0 to 600"),
         ("[registry]\ntoken = 5", "gatecrew.toml: registry.token: not shown, must be text"),
     ],
 )
