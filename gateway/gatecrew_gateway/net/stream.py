@@ -26,6 +26,7 @@ from ..session import Session
 log = logging.getLogger("gatecrew.gateway")
 
 HELLO_WITHIN_S = 3.0
+COMPLAIN_EVERY_S = 1.0
 DEFAULT_MAX_IN_FLIGHT = 1024
 MOST_IN_FLIGHT = 65_536
 MESSAGE_LIMIT = 3 << 20  # bytes; gRPC's own limit of 4 MiB would end the stream
@@ -68,6 +69,7 @@ class StreamLink:
         self._known: dict[int, int] = {}  # session id -> version of the context that the worker has
         self._forgotten: list[int] = []
         self._receipts: list[worker_pb2.PushResult] = []
+        self._complain_at = 0.0  # loop time; a worker may be wrong a thousand times a second
         self._beat = 0
         self._beat_due = False
         self._wanted = False
@@ -185,8 +187,10 @@ class StreamLink:
             reached = self._actions.apply(action, touched)
         except ActionError as error:
             self._counters.actions_refused += 1
-            log.warning("worker %s: %s", self._worker_id, error)
             reached = 0
+            if self._loop.time() >= self._complain_at:
+                self._complain_at = self._loop.time() + COMPLAIN_EVERY_S
+                log.warning("worker %s: %s", self._worker_id, error)
         if action.push.receipt:
             self._receipts.append(worker_pb2.PushResult(receipt=action.push.receipt, delivered=reached))
             self._wake()
