@@ -28,8 +28,11 @@ def sessions_seen(gateway: Gateway) -> int:
 def open_of(gateway: Gateway, client: Client) -> int:
     """How many requests of the client the gateway holds."""
     host, port = client.socket.getsockname()
+    own = gateway.stub.Status(gateway_pb2.StatusRequest(), timeout=10).gateway_id
     answer = gateway.stub.ListSessions(gateway_pb2.ListSessionsRequest(), timeout=10)
-    [session] = [each for each in answer.sessions if each.context.peer == f"{host}:{port}"]
+    # A client of the other gateway may have the same port as this one.
+    here = [each for each in answer.sessions if each.gateway_id == own]
+    [session] = [each for each in here if each.context.peer == f"{host}:{port}"]
     return int(session.in_flight)
 
 
