@@ -68,7 +68,7 @@ class FakeConsul:
                 web.put("/v1/agent/check/pass/{id}", self._pass),
             ]
         )
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=tls).start()
         self._port = self._runner.addresses[0][1]

@@ -115,6 +115,31 @@ async def test_it_restarted_and_one_of_one_is_missing(fake: FakeConsul, client: 
         assert all(make(1).id in ids_of(snapshot) for snapshot in seen.all)
 
 
+async def test_it_was_down_and_one_of_one_is_missing(fake: FakeConsul, client: Registry, make: Make, tag: str) -> None:
+    """A single loss is believed at once, but not in the first answer after an outage."""
+    fake.set(make(1))
+    async with watching(client, tag) as seen:
+        await seen.ids(make(1).id)
+        fake.fault = status(500)
+        fake.bump()
+        await soon(lambda: fake.faulty_answers >= 2, "it was not asked again")
+        fake.fault = None
+        fake.set()
+        await soon(lambda: "catalog/services?index" in fake.queries[-1], "it did not block again")
+        fake.set(make(2))
+        await seen.ids(make(1).id, make(2).id)
+
+
+async def test_a_query_may_block_for_its_whole_time(
+    fake: FakeConsul, client: Registry, make: Make, tag: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.set(make(1))
+    async with watching(client, tag, Timing(wait_s=0.5)) as seen:
+        await soon(lambda: sum("catalog/services?index" in query for query in fake.queries) >= 4, "it did not ask")
+        assert len(seen.all) == 1
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("shown", [5, 0])
 async def test_its_index_goes_back(fake: FakeConsul, crew: Crew, make: Make, shown: int) -> None:
     seen, entries = crew
@@ -249,6 +274,7 @@ async def test_an_outage_is_logged_once_a_minute(
     await soon(lambda: fake.faulty_answers >= 6, "it was not asked again")
     await recovers(fake, seen, entries, make(4))
     await soon(lambda: len(caplog.messages) >= 2, "the end of the outage was not logged")
+    assert {record.name for record in caplog.records} == {"gatecrew_registry.watch"}
     assert caplog.messages == [
         f"registry http://{fake.address}: 500 No cluster leader; the last known list stays (for 0 s)",
         caplog.messages[1],
