@@ -107,6 +107,21 @@ async def test_a_critical_instance_is_deregistered_in_its_time(api: aiohttp.Clie
                     break
 
 
+@pytest.mark.uvloop_only  # it takes its time, so that a busy machine does not flip it
+async def test_one_that_is_well_again_stays(api: aiohttp.ClientSession) -> None:
+    check = {"TTL": "1h", "DeregisterCriticalServiceAfter": "2s", "Status": "critical"}
+    await register(api, Name="a", ID="well", Check=check)
+    async with api.put("/v1/agent/check/pass/service:well") as answer:
+        assert answer.status == 200
+    await register(api, Name="a", ID="sick", Check={**check, "DeregisterCriticalServiceAfter": "3s"})
+    known = {"sick"}
+    async with asyncio.timeout(PATIENCE_S):
+        while "sick" in known:
+            async with api.get("/v1/agent/services") as answer:
+                known = set(await answer.json())
+    assert known == {"well"}
+
+
 async def test_it_says_what_it_does_not_do(api: aiohttp.ClientSession) -> None:
     for check in ({"HTTP": "http://a"}, {"tcp": "a:1"}, {"Args": ["sh"]}, {"GRPC": "a:1", "GRPCUseTLS": True}):
         code, text = await register(api, Name="a", Check={"Interval": "5s", **check})

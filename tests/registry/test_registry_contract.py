@@ -191,6 +191,38 @@ async def test_grpc_check(registry: Registry, http: aiohttp.ClientSession, make:
         await seen.until(lambda snapshot: _statuses(snapshot, service) == ["critical"])
 
 
+class _Moody(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """Is well and ill by turns as told, and ill in the end."""
+
+    def __init__(self, *is_well: bool) -> None:
+        self.answered = 0
+        self._is_well = is_well
+
+    async def Check(self, request: Any, context: Any) -> Any:
+        is_well = self.answered < len(self._is_well) and self._is_well[self.answered]
+        self.answered += 1
+        status = health_pb2.HealthCheckResponse.SERVING if is_well else health_pb2.HealthCheckResponse.NOT_SERVING
+        return health_pb2.HealthCheckResponse(status=status)
+
+
+@pytest.mark.uvloop_only
+async def test_a_grpc_check_that_overlooks_a_failure(
+    registry: Registry, http: aiohttp.ClientSession, make: Make, tag: str
+) -> None:
+    moody = _Moody(True, False, True, False)
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(moody, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    service = make(port).service
+    check = {"GRPC": f"127.0.0.1:{port}", "Interval": "1s", "Status": "passing", "FailuresBeforeCritical": 2}
+    async with watching(registry, tag) as seen:
+        await _register(http, {"Name": service, "Port": port, "Tags": [tag], "Check": check})
+        await seen.until(lambda snapshot: _statuses(snapshot, service) == ["critical"])
+        assert moody.answered >= 5
+    await server.stop(0)
+
+
 @pytest.mark.uvloop_only
 async def test_an_entrys_own_grpc_check(registry: Registry, make: Make, tag: str) -> None:
     server = grpc.aio.server()
@@ -275,6 +307,15 @@ async def test_a_blocking_query_waits_for_a_change(http: aiohttp.ClientSession, 
     assert [row["Service"]["ID"] for row in rows] == ["a", "b"]
     # One that asks with an old index is answered at once.
     assert (await _ask(http, f"{path}?index={index}&wait=60s"))[0] == newer
+
+    for entry_id in ("a", "b"):
+        blocked = asyncio.create_task(_ask(http, f"{path}?index={newer}&wait=60s"))
+        async with http.put(f"/v1/agent/service/deregister/{entry_id}") as answer:
+            assert answer.status == 200
+        async with asyncio.timeout(PATIENCE_S):
+            index, newer = newer, (await blocked)[0]
+        assert newer > index
+    assert await _ask(http, path) == (newer, [])
 
 
 async def test_the_other_questions(http: aiohttp.ClientSession, make: Make, tag: str) -> None:

@@ -84,7 +84,8 @@ class Check:
         self._ttl = self._loop.call_later(self.definition.ttl_s, self._settle, "critical", "TTL expired")
 
     async def _ask(self) -> None:
-        failures = 0
+        # The first result counts at once, a failure too.
+        failures = self.definition.failures_before_critical
         async with grpc.aio.insecure_channel(self.definition.target, options=_CHANNEL_OPTIONS) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             while True:
@@ -95,7 +96,7 @@ class Check:
                     self._settle("passing", f"gRPC check {self.definition.target}: success")
                 else:
                     failures += 1
-                    if failures > self.definition.failures_before_critical or self.status == "critical":
+                    if failures >= self.definition.failures_before_critical:
                         self._settle("critical", f"gRPC check {self.definition.target}: {problem}")
                 await asyncio.sleep(max(0.0, started_at + self.definition.interval_s - time.monotonic()))
 

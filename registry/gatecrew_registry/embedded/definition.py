@@ -52,7 +52,7 @@ class CheckDefinition:
     health_service: str = ""
     interval_s: float = 0.0
     timeout_s: float = 0.0
-    failures_before_critical: int = 0  # failures in a row that are overlooked
+    failures_before_critical: int = 0  # so many failures in a row make it critical
 
     @property
     def type(self) -> str:
