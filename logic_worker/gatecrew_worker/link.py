@@ -39,6 +39,7 @@ class Link:
         self.sessions: dict[int, Session] = {}
         self.outbox = Outbox(shared.loop)
         self.dispatcher = Dispatcher(shared, self.outbox, self.sessions)
+        self.over = asyncio.Event()
         self._shared = shared
         self._hello = hello
         self._receipts: dict[int, asyncio.Future[int]] = {}
@@ -53,6 +54,7 @@ class Link:
             tasks.append(self._shared.loop.create_task(self.outbox.write_all(context.write), name="link writer"))
             await asyncio.wait((*tasks, self._end), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self.over.set()
             self._lose()
             for task in tasks:
                 task.cancel()

@@ -7,8 +7,8 @@ give back what still comes, finish what is open, write it out, close the streams
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import secrets
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,6 +35,7 @@ log = logging.getLogger("gatecrew.worker")
 
 TAG = "gatecrew-worker"
 META_LIMIT = 512  # characters of a metadata value in the registry
+LEAVE_S = 1.0  # for gateways to close their side once nothing is open, so that nothing is under way when we end
 STOP_S = 1.0  # for calls that are neither Link nor finished, once everything else is done
 EVERY_ADDRESS = ("", "0.0.0.0", "::", "[::]")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -61,7 +62,7 @@ class Serving:
         loop = asyncio.get_running_loop()
         mailbox = Mailbox(loop)
         worker._links.attach(mailbox)
-        self.incarnation = secrets.token_hex(8)
+        self.incarnation = worker.incarnation
         self.address = ""
         self.port = 0
         self._worker = worker
@@ -156,6 +157,10 @@ class Serving:
             await dispatcher.idle()
         for link in tuple(self._servicer.streams):
             await link.outbox.empty()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                for link in tuple(self._servicer.streams):
+                    await link.over.wait()
 
 
 @asynccontextmanager

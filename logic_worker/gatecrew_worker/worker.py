@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TypeVar
@@ -62,6 +63,7 @@ class Worker:
         self.threads = 1 if one_at_a_time else threads or min(32, (os.cpu_count() or 1) + 4)
         self.one_at_a_time = one_at_a_time
         self.version = version
+        self.incarnation = secrets.token_hex(8)  # tells this life of the process from its last one
         self._program = Program()
         self._links = Links()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -284,6 +285,54 @@ async def test_calls_of_a_lost_worker_without_link_go_to_another(house: House) -
     await lost.stop(None)
     assert await request == b"here"
     assert attempts == [1]
+
+
+async def test_a_worker_without_link_is_told_where_it_can_push(house: House) -> None:
+    async def handle(request: worker_pb2.Request, context: Any) -> worker_pb2.Reply:
+        address = dict(context.invocation_metadata())["gatecrew-gateway"]
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub: gateway_pb2_grpc.GatewayAsyncStub = gateway_pb2_grpc.GatewayStub(channel)
+            await stub.Push(worker_pb2.Push(session=request.session, command=7, body=b"first"))
+        return worker_pb2.Reply(body=b"then")
+
+    await house.handle_worker(handle)
+    client = await house.client(await house.gateway())
+    assert await client.request(1) == b"then"
+    async with asyncio.timeout(PATIENCE_S), contextlib.aclosing(client.pushes()) as pushes:
+        assert (await anext(pushes)).body == b"first"
+
+
+async def test_a_draining_worker_hears_when_nothing_is_open_with_it(house: House) -> None:
+    """The gateway's side of the stream closes after the last reply, so that a worker that leaves then loses nothing."""
+    closed = asyncio.Event()
+
+    class Leaving(worker_pb2_grpc.LogicWorkerServicer):
+        async def Link(self, messages: AsyncIterator[worker_pb2.GatewayMessage], context: Any) -> Any:  # type: ignore[override]
+            yield worker_pb2.WorkerMessage(hello=worker_pb2.WorkerHello(service="leaving"))
+            async for message in messages:
+                for request in message.requests:
+                    yield worker_pb2.WorkerMessage(draining=True)
+                    await asyncio.sleep(0.1)  # it would have time to close now, and must not
+                    assert not closed.is_set()
+                    yield worker_pb2.WorkerMessage(replies=[worker_pb2.Reply(id=request.id, body=b"last")])
+            closed.set()
+
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    worker_pb2_grpc.add_LogicWorkerServicer_to_server(Leaving(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await house.registry.register(
+        Entry(service="leaving", id="leaving", host="127.0.0.1", port=port, tags=("gatecrew-worker",))
+    )
+    try:
+        gateway = await house.gateway()
+        client = await house.client(gateway)
+        assert await client.request(1) == b"last"
+        async with asyncio.timeout(PATIENCE_S):
+            await closed.wait()
+        assert gateway.counters.redelivered == 0
+    finally:
+        await server.stop(None)
 
 
 async def test_a_worker_of_another_service_than_the_registry_says_is_refused(house: House) -> None:

@@ -1,5 +1,7 @@
 """`gatecrew worker`: one worker process."""
 
+import os
+
 import click
 
 from .. import grpc_engine
@@ -10,7 +12,11 @@ from ..options import ADDRESS, logging_options, loop_option
 @click.command("worker")
 @click.argument("target", metavar="MODULE:OBJECT")
 @click.option(
-    "--listen", type=ADDRESS, default="127.0.0.1:0", show_default=True, help="Where gateways reach it; port 0: any."
+    "--listen",
+    type=ADDRESS,
+    default=lambda: f"{os.environ.get('HOST') or '127.0.0.1'}:{os.environ.get('PORT') or 0}",
+    show_default="$HOST:$PORT, else any port of 127.0.0.1",
+    help="Where gateways reach it; port 0: any.",
 )
 @click.option("--advertise", metavar="HOST", help="Host that the registry is told, if others reach it by another one.")
 @click.option("--no-register", is_flag=True, help="Serve without telling the registry.")

@@ -117,7 +117,13 @@ class Member:
         except Unimplemented:
             commands = parse_commands(entry.meta.get("commands", "*"))
             self.link = UnaryLink(
-                channel, entry.service, entry.id, sorted(commands or ()), crew.dispatcher, crew.counters
+                channel,
+                entry.service,
+                entry.id,
+                sorted(commands or ()),
+                crew.hello.service_address,
+                crew.dispatcher,
+                crew.counters,
             )
             await self.link.run()
             return True

@@ -181,6 +181,8 @@ class StreamLink:
             self._dispatcher.draining(link)
         if replies:
             link.heard()
+        if link.state is LinkState.DRAINING:
+            self._wake()
 
     def _act(self, action: worker_pb2.Action, touched: list[Session]) -> None:
         try:
@@ -220,6 +222,9 @@ class StreamLink:
                         await write(data)
                     self._counters.batches_sent += len(messages)
                     link.written()
+                if link.state is LinkState.DRAINING and not link.pending:
+                    await self._call.done_writing()  # nothing of ours is open with it: now it can leave without a loss
+                    return
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the reader sees how the stream ended
         except asyncio.CancelledError:

@@ -35,9 +35,11 @@ class UnaryLink:
         service: str,
         worker_id: str,
         commands: Sequence[int],
+        service_address: str,
         dispatcher: Dispatcher,
         counters: Counters,
     ) -> None:
+        self._metadata = (("gatecrew-gateway", service_address),)  # where the worker can push, bind and kick
         self._handle = channel.unary_unary(
             "/gatecrew.v1.LogicWorker/Handle",
             request_serializer=worker_pb2.Request.SerializeToString,
@@ -102,7 +104,7 @@ class UnaryLink:
         add_context(request.context, session)
         try:
             # The deadline is the dispatcher's; the call's own only frees the worker, a little later.
-            reply = await self._handle(request, timeout=remaining + 0.5)
+            reply = await self._handle(request, timeout=remaining + 0.5, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 self._lose(crashed=True)
