@@ -26,6 +26,7 @@ _COMMANDS = {
     "call": "Send one packet to a gateway and print the answer.",
     "status": "Who is there: gateways, listeners, links, workers.",
     "health": "Ask one worker or gateway whether it serves.",
+    "conformance": "Does a worker, in any language, keep the contract?",
     "bench": "Load a gateway and print rates and latencies.",
     "config": "Check a settings file, or show what is in force.",
 }

@@ -1,0 +1,79 @@
+"""The process of the worker under test: started by the kit, or somebody else's that the kit may signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from asyncio.subprocess import DEVNULL, STDOUT
+from collections.abc import Sequence
+from tempfile import NamedTemporaryFile
+
+from ..errors import Failed, UserError
+
+SERVICE = "conformance"  # the name that the kit gives to a worker that it starts
+
+
+class Program:
+    """`address` is where it serves, or will serve."""
+
+    def __init__(
+        self, address: str, pid: int, process: asyncio.subprocess.Process | None = None, output: str = ""
+    ) -> None:
+        self.address = address
+        self.pid = pid
+        self.process = process
+        self.output = output  # the file that has what it printed
+
+    @classmethod
+    async def start(cls, command: Sequence[str]) -> Program:
+        """Start it as `gatecrew run` does: HOST, PORT and SERVICE in the environment. What it prints goes to a file.
+
+        Raises:
+            UserError: there is no such program.
+        """
+        port = free_port()
+        environment = {**os.environ, "HOST": "127.0.0.1", "PORT": str(port), "SERVICE": SERVICE}
+        with NamedTemporaryFile(prefix="gatecrew-conformance-", suffix=".log", delete=False) as output:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command, env=environment, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True
+                )
+            except OSError as error:
+                os.unlink(output.name)
+                raise UserError(f"cannot start {command[0]}: {error.strerror or error}") from None
+        return cls(f"127.0.0.1:{port}", process.pid, process, output.name)
+
+    def check_alive(self) -> None:
+        """Raises:
+        Failed: it has ended.
+        """
+        if self.process is not None and self.process.returncode is not None:
+            code = self.process.returncode
+            raise Failed(
+                f"the program ended with exit code {code} before it served; what it printed is in {self.output}"
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Raises:
+        UserError: there is no such process, or it is not ours.
+        """
+        try:
+            os.kill(self.pid, number)
+        except OSError as error:
+            raise UserError(f"process {self.pid}: {error.strerror}") from None
+
+    async def end(self) -> None:
+        """Kill it with all that it started, if the kit has started it."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            await self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
