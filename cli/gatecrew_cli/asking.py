@@ -1,5 +1,7 @@
 """Ask gateways and workers how they are, through their gRPC services."""
 
+import asyncio
+
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -7,7 +9,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc
 
 from .errors import Failed
+from .probe import NO_HEALTH_SERVICE, SERVING
 
+POLL_S = 0.1
 PATIENCE_S = 3.0  # for the answer; a gateway that is well takes milliseconds
 
 
@@ -32,9 +36,34 @@ async def ask_health(address: str) -> str:
         Failed: it does not answer.
     """
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+            return await _health(channel)
         except grpc.aio.AioRpcError as error:
             raise Failed(f"{address}: {error.code().name}: {error.details()}") from None
+
+
+async def wait_for_health(address: str, wait_s: float) -> str:
+    """The same, as soon as it is SERVING, or after `wait_s` seconds; NO_HEALTH_SERVICE of a server that has none.
+
+    Raises:
+        Failed: it does not answer in all that time.
+    """
+    give_up_at = asyncio.get_running_loop().time() + wait_s
+    async with grpc.aio.insecure_channel(address, options=(("grpc.max_reconnect_backoff_ms", 200),)) as channel:
+        while True:
+            late = asyncio.get_running_loop().time() > give_up_at
+            try:
+                state = await _health(channel)
+                if state == SERVING or late:
+                    return state
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    return NO_HEALTH_SERVICE
+                if late:
+                    raise Failed(f"{address}: {error.code().name}: {error.details()}") from None
+            await asyncio.sleep(POLL_S)
+
+
+async def _health(channel: grpc.aio.Channel) -> str:
+    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

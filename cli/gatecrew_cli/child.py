@@ -1,6 +1,7 @@
-"""Where a process starts that `gatecrew up` runs: it dies with its parent, then it is the command line as usual.
+"""Where a process starts that we supervise: it dies with its parent, then it is what it should be.
 
-python -m gatecrew_cli.child PARENT_PID worker chat:worker ...
+python -m gatecrew_cli.child PARENT_PID worker chat:worker ...     the command line as usual
+python -m gatecrew_cli.child PARENT_PID --exec PROGRAM ...         any program
 """
 
 import ctypes
@@ -9,6 +10,12 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+
+
+def command(*arguments: str) -> list[str]:
+    """The command that starts one as a child of this process."""
+    # -P: the user's directory must not come before the standard library in a process that is not his worker.
+    return [sys.executable, "-P", "-m", f"{__package__}.child", str(os.getpid()), *arguments]
 
 
 def die_with_parent(parent: int) -> None:
@@ -22,6 +29,11 @@ def die_with_parent(parent: int) -> None:
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
+    if sys.argv[2:3] == ["--exec"]:
+        try:
+            os.execvp(sys.argv[3], sys.argv[3:])
+        except OSError as error:
+            sys.exit(f"{sys.argv[3]}: {error.strerror}")
     from .main import main
 
     main(sys.argv[2:])

@@ -8,12 +8,12 @@ import asyncio
 import json
 import os
 import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from gatecrew_gateway.config import GatewayConfig
 
+from .child import command as own_command
 from .console import Console
 from .errors import UserError
 from .loop import stop_requested
@@ -120,21 +120,16 @@ def _listeners(facts: Facts) -> dict[str, str]:
     return {key.removeprefix("listener-"): value for key, value in facts.items() if key.startswith("listener-")}
 
 
-def _own_command(*arguments: str) -> list[str]:
-    # -P: the user's directory must not come before the standard library in a process that is not his worker.
-    return [sys.executable, "-P", "-m", f"{__package__}.child", str(os.getpid()), *arguments]
-
-
 # A child that starts again gets the addresses that it had: clients come back to them, and the registry knows them.
 
 
 def _registry_command(listen: str) -> Command:
-    return lambda last: _own_command("registry", "--listen", last.get("address", listen))
+    return lambda last: own_command("registry", "--listen", last.get("address", listen))
 
 
 def _worker_command(worker: WorkerConfig, number: int) -> Command:
     listen = join(worker.host, worker.port and worker.port + number)
-    return lambda last: _own_command("worker", worker.target, "--listen", last.get("address", listen))
+    return lambda last: own_command("worker", worker.target, "--listen", last.get("address", listen))
 
 
 def _gateway_command(config: GatewayConfig, workers: int) -> Command:
@@ -147,7 +142,7 @@ def _gateway_command(config: GatewayConfig, workers: int) -> Command:
                 replace(each, port=_port(addresses.get(each.name), each.port)) for each in config.listeners
             ),
         )
-        return _own_command("gateway", "--handed-down", json.dumps({"config": asdict(again), "workers": workers}))
+        return own_command("gateway", "--handed-down", json.dumps({"config": asdict(again), "workers": workers}))
 
     return command
 

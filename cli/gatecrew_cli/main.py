@@ -22,6 +22,7 @@ _COMMANDS = {
     "up": "Everything on one machine: registry, gateways and workers.",
     "gateway": "One gateway: holds the clients' connections.",
     "worker": "One worker: serves module:object to the gateways.",
+    "run": "Worker programs of any language: registered, kept alive.",
     "registry": "The embedded registry, which speaks Consul's HTTP API.",
     "call": "Send one packet to a gateway and print the answer.",
     "status": "Who is there: gateways, listeners, links, workers.",

@@ -11,6 +11,7 @@ import pytest
 
 from gatecrew_cli.console import Console
 from gatecrew_cli.errors import UserError
+from gatecrew_cli.life import Backoff
 from gatecrew_cli.supervisor import Child, Facts
 
 READY = 'import os; print("gatecrew ready: it address=1.2.3.4:5 pid=%d" % os.getpid(), flush=True);'
@@ -62,7 +63,7 @@ async def test_a_child_that_dies_starts_again_where_it_was(
 async def test_the_pauses_double_up_to_their_bound(
     start_child: StartChild, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatecrew_cli.supervisor.BACKOFF_MOST_S", 0.3)
+    monkeypatch.setattr(Backoff, "MOST_S", 0.3)
     lives: list[Facts] = []
     start_child("raise SystemExit(7)", seen=lives)
     await until(lambda: len(lives) == 5)
@@ -73,7 +74,7 @@ async def test_the_pauses_double_up_to_their_bound(
 async def test_a_steady_life_forgets_the_pauses(
     start_child: StartChild, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatecrew_cli.supervisor.STEADY_S", 0.0)
+    monkeypatch.setattr(Backoff, "STEADY_S", 0.0)
     lives: list[Facts] = []
     start_child("raise SystemExit(7)", seen=lives)
     await until(lambda: len(lives) == 4)

@@ -1,0 +1,71 @@
+"""`gatecrew run`: replicas of one worker program, until a signal, or until all have given up."""
+
+import asyncio
+
+from gatecrew_registry import Registry
+
+from .console import Console
+from .errors import Failed
+from .loop import stop_requested
+from .registry_access import advertised_host, check_reachable, registry_settings
+from .replica import Program, Replica
+
+
+async def run_replicas(
+    service: str,
+    replicas: int,
+    command: tuple[str, ...],
+    commands: str,
+    listen: tuple[str, int],
+    advertise: str | None,
+    stop_s: float,
+) -> None:
+    """Raises:
+    UserError: there is no registry.
+    Failed: every replica was in a crash loop.
+    """
+    host, port = listen
+    settings = registry_settings()
+    program = Program(
+        service=service,
+        command=command,
+        commands=commands,
+        host=host,
+        advertise=advertise or advertised_host(host, settings),
+        stop_s=stop_s,
+    )
+    names = [f"{service}-{number}" for number in range(1, replicas + 1)]
+    console = Console(names)
+    async with Registry(settings) as registry:
+        await check_reachable(registry)
+        running = [
+            Replica(name, program, port and port + number, registry, console) for number, name in enumerate(names)
+        ]
+
+        def kill() -> None:
+            for each in running:
+                each.kill()
+
+        stop = stop_requested(kill)
+        stopping = asyncio.create_task(stop.wait())
+        telling = asyncio.create_task(_tell_when_ready(running))
+        everyone = asyncio.gather(*(each.task for each in running))
+        try:
+            await asyncio.wait((stopping, everyone), return_when=asyncio.FIRST_COMPLETED)
+            if not everyone.done():
+                print("stopping", flush=True)
+        finally:
+            telling.cancel()
+            stopping.cancel()
+            for each in running:
+                each.stop()
+            await everyone
+    if all(each.gave_up for each in running):
+        raise Failed(f"every worker of {service} ended again and again: gave up")
+    print("stopped", flush=True)
+
+
+async def _tell_when_ready(replicas: list[Replica]) -> None:
+    for each in replicas:
+        await each.started.wait()
+    print(f"ready: {len(replicas)} of {replicas[0].name.rpartition('-')[0]}", flush=True)
