@@ -97,10 +97,11 @@ class Replica:
             await asyncio.wait((life.end, serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             if serving.done() and not life.end.done() and not self._stopping.is_set():
                 state = serving.result()
-                if state not in (SERVING, NO_HEALTH_SERVICE):
+                has_health = not state.endswith(NO_HEALTH_SERVICE)
+                if has_health and state != SERVING:
                     await life.stop(self._program.stop_s)
-                    return f"did not serve {address} within {START_S:g} s: {state}"
-                await self._serve(life, stopping, with_check=state == SERVING)
+                    return f"did not serve within {START_S:g} s: {state}"
+                await self._serve(life, stopping, has_health)
             elif not self._stopping.is_set():
                 self._port = self._fixed_port  # somebody else may have it, and that be why
             if self._stopping.is_set() and await life.stop(self._program.stop_s):
@@ -113,7 +114,7 @@ class Replica:
             await asyncio.gather(serving, stopping, life.end, return_exceptions=True)
             self._life = None
 
-    async def _serve(self, life: Life, stopping: "asyncio.Task[bool]", with_check: bool) -> None:
+    async def _serve(self, life: Life, stopping: "asyncio.Task[bool]", has_health: bool) -> None:
         """Registered until it ends or is to stop."""
         program = self._program
         entry = Entry(
@@ -129,11 +130,11 @@ class Replica:
                 "weight": "1",
                 "program": os.path.basename(program.command[0]),
             },
-            check="grpc" if with_check else "none",
+            check="grpc" if has_health else "none",
         )
         async with Registration(self._registry, entry):
             self.address, self.pid = entry.address, life.pid
-            without = "" if with_check else "; it has no health service, so the registry does not check it"
+            without = "" if has_health else "; it has no health service, so the registry does not check it"
             self._say(f"serves on {entry.address}, pid {life.pid}{without}", sys.stdout)
             self.started.set()
             await asyncio.wait((life.end, stopping), return_when=asyncio.FIRST_COMPLETED)

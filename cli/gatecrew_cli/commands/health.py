@@ -17,5 +17,5 @@ def command(address: tuple[str, int], wait_s: float | None) -> None:
     where = join(*address)
     state = run(ask_health(where) if wait_s is None else wait_for_health(where, wait_s), "asyncio")
     if state != SERVING:
-        raise Failed(f"{where} is {state}")
+        raise Failed(f"{where}: {state}")
     print(state)

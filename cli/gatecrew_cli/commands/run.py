@@ -1,6 +1,8 @@
 """`gatecrew run`: supervise worker programs of any language."""
 
+import os
 import re
+import shutil
 
 import click
 
@@ -58,10 +60,10 @@ def command(
     gatecrew run --service tour --replicas 3 -- ./tour
     gatecrew run --service tour -- java -jar tour.jar
     """
+    if shutil.which(program[0]) is None:
+        raise UserError(f"{program[0]}: {'is not executable' if os.path.isfile(program[0]) else 'no such program'}")
     if not NAME.fullmatch(service):
-        raise UserError(
-            f"--service {service!r}: give lower-case letters, digits and dashes, such as chat or market-data"
-        )
+        raise UserError(f"--service {service!r}: give lower-case letters, digits and dashes, such as market-data")
     if listen[1] + replicas - 1 > 65535:
         raise UserError(f"--listen: there are no {replicas} ports from {listen[1]} on")
     from gatecrew_gateway.config import ConfigError, parse_commands

@@ -1,0 +1,225 @@
+"""`gatecrew run` as its users meet it: a real registry, real worker programs, signals."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import ALONE, run
+from processes import PATIENCE_S, Process, free_port, gatecrew
+
+Start = Callable[..., Process]
+
+# Answers every command with its own process id; ends with exit code 3 on command 2.
+HANDLE = """
+import asyncio, os, signal
+import grpc.aio
+from grpc_health.v1 import health, health_pb2_grpc
+from gatecrew.v1 import worker_pb2, worker_pb2_grpc
+
+class Program(worker_pb2_grpc.LogicWorkerServicer):
+    async def Handle(self, request, context):
+        if request.command == 2:
+            os._exit(3)
+        return worker_pb2.Reply(id=request.id, body=f"{os.getpid()} {os.environ['SERVICE']}".encode())
+
+    async def Link(self, messages, context):
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "only Handle")
+
+async def main():
+    server = grpc.aio.server()
+    worker_pb2_grpc.add_LogicWorkerServicer_to_server(Program(), server)
+    if "HEALTH" not in os.environ:
+        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    server.add_insecure_port(f"{os.environ['HOST']}:{os.environ['PORT']}")
+    await server.start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+    print("asked to stop", flush=True)
+    await server.stop(1)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def registry(start: Start) -> str:
+    process = start(gatecrew("registry", "--listen", "127.0.0.1:0"), ALONE)
+    return process.wait_line(r"address=(127\.0\.0\.1:\d+)")[1]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> list[str]:
+    (tmp_path / "program.py").write_text(HANDLE)
+    return [sys.executable, str(tmp_path / "program.py")]
+
+
+@pytest.fixture
+def start_run(start: Start, registry: str) -> Callable[..., Process]:
+    def start_one(*arguments: str, env: dict[str, str] | None = None) -> Process:
+        return start(gatecrew("run", *arguments), {**ALONE, "CONSUL_HTTP_ADDR": registry, **(env or {})})
+
+    return start_one
+
+
+def entries(registry: str, service: str) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(f"http://{registry}/v1/health/service/{service}") as answer:
+        found: list[dict[str, Any]] = json.load(answer)
+        return found
+
+
+def until(true: Callable[[], Any], what: str) -> Any:
+    give_up_at = time.monotonic() + PATIENCE_S
+    while time.monotonic() < give_up_at:
+        if result := true():
+            return result
+        time.sleep(0.02)
+    raise AssertionError(f"not within {PATIENCE_S} s: {what}")
+
+
+def test_replicas_are_registered_once_they_serve_and_deregistered_when_stopped(
+    start_run: Start, program: list[str], registry: str
+) -> None:
+    process = start_run("--service", "upper", "--replicas", "2", "--commands", "1-9", "--", *program)
+    process.wait_line("^ready: 2 of upper")
+    listed = entries(registry, "upper")
+    assert len(listed) == 2
+    for each in listed:
+        service = each["Service"]
+        assert service["Tags"] == ["gatecrew-worker"]
+        assert service["Meta"]["commands"] == "1-9"
+        assert service["ID"] == f"upper-127.0.0.1-{service['Port']}"
+        assert {check["Type"] for check in each["Checks"] if check["ServiceID"]} == {"grpc"}
+    assert process.stop() == 0
+    assert process.output.count("asked to stop") == 2
+    assert entries(registry, "upper") == []
+
+
+def test_a_replica_that_dies_starts_again_at_its_address(start_run: Start, program: list[str], registry: str) -> None:
+    process = start_run("--service", "upper", "--", *program)
+    first = process.wait_line(r"serves on ([\d.:]+), pid (\d+)")
+    os.kill(int(first[2]), signal.SIGKILL)
+    second = process.wait_line(r"serves on ([\d.:]+), pid (\d+)", count=2)
+    assert second[1] == first[1]
+    assert second[2] != first[2]
+    assert process.wait_line("ended by SIGKILL; starts again in 0.1 s")
+    [entry] = until(lambda: entries(registry, "upper"), "registered again")
+    assert f"127.0.0.1:{entry['Service']['Port']}" == first[1]
+
+
+def test_a_client_reaches_it_through_a_gateway_and_a_crash_is_answered(
+    start_run: Start, start: Start, program: list[str], registry: str
+) -> None:
+    process = start_run("--service", "upper", "--replicas", "2", "--", *program)
+    process.wait_line("^ready: 2 of upper")
+    env: dict[str, str | None] = {"CONSUL_HTTP_ADDR": registry}
+    gateway = start(gatecrew("gateway", "--listen", "127.0.0.1:0"), {**ALONE, **env})
+    clients = gateway.wait_line(r"main=(127\.0\.0\.1:\d+)")[1]
+    until(lambda: run("call", "1", "--gateway", clients, env=env)[0] == 0, "an answer")
+    # It kills two workers and never a third: `run` starts both again.
+    code, _, error = run("call", "2", "--gateway", clients, env=env)
+    assert code == 1
+    assert "FAILED_PRECONDITION" in error
+    process.wait_line("ended with exit code 3", count=2)
+    process.wait_line("serves on", count=4)
+    until(lambda: run("call", "1", "--gateway", clients, env=env)[0] == 0, "an answer after the crash")
+    assert re.fullmatch(r"\d+ upper", run("call", "1", "--gateway", clients, env=env)[1])
+
+
+def test_a_crash_loop_is_left_alone_and_said(start_run: Start, registry: str) -> None:
+    process = start_run("--service", "broken", "--", sys.executable, "-c", "print('no database'); raise SystemExit(7)")
+    assert process.wait() == 1
+    assert process.output.count("broken-1 | no database") == 5
+    assert "ended with exit code 7; 5 times in a row within 10 s: not started again" in process.output
+    assert process.lines[-1] == "gatecrew: every worker of broken ended again and again: gave up"
+    assert entries(registry, "broken") == []
+
+
+def test_one_in_a_crash_loop_leaves_the_others_alone(
+    start_run: Start, program: list[str], registry: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "worker.sh"
+    ports = free_port()
+    script.write_text(f'#!/bin/sh\n[ "$PORT" = {ports} ] && exec {" ".join(program)}\nexit 1\n')
+    script.chmod(0o755)
+    process = start_run("--service", "upper", "--replicas", "2", "--listen", f"127.0.0.1:{ports}", "--", str(script))
+    process.wait_line(r"upper-2 \| .* not started again")
+    process.wait_line(r"upper-1 \| serves on")
+    assert len(entries(registry, "upper")) == 1
+    assert process.stop() == 0
+
+
+def test_a_program_without_health_service_is_served_and_not_checked(
+    start_run: Start, program: list[str], registry: str
+) -> None:
+    process = start_run("--service", "upper", "--", *program, env={"HEALTH": "no"})
+    process.wait_line("serves on .* it has no health service, so the registry does not check it")
+    [entry] = entries(registry, "upper")
+    assert [check for check in entry["Checks"] if check["ServiceID"]] == []
+
+
+def test_a_program_that_does_not_stop_is_killed(start_run: Start, program: list[str], tmp_path: Path) -> None:
+    stubborn = tmp_path / "stubborn.py"
+    stubborn.write_text(HANDLE.replace("stop.set)", "lambda: print('no', flush=True))"))
+    process = start_run("--service", "upper", "--stop-after", "0.3", "--", sys.executable, str(stubborn))
+    pid = int(process.wait_line(r"serves on [\d.:]+, pid (\d+)")[1])
+    assert process.stop() == 0
+    assert "upper-1 | did not stop within 0.3 s: killed" in process.output
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_children_die_with_a_killed_parent(start_run: Start, program: list[str]) -> None:
+    process = start_run("--service", "upper", "--", *program)
+    pid = int(process.wait_line(r"serves on [\d.:]+, pid (\d+)")[1])
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    until(lambda: not is_running(pid), "the end of the program")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_supervising_process_is_without_grpc() -> None:
+    code = "import sys, gatecrew_cli.commands.run, gatecrew_cli.crew; sys.exit('grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--service", "a", "--", "no-such-program"], "no-such-program: no such program"),
+        (["--service", "A b", "--", "true"], "--service 'A b': give lower-case letters, digits and dashes"),
+        (["--service", "a", "--commands", "x", "--", "true"], "--commands: "),
+        (
+            ["--service", "a", "--replicas", "5", "--listen", "127.0.0.1:65533", "--", "true"],
+            "--listen: there are no 5",
+        ),
+        (["--service", "a"], "Missing argument"),
+        (["--", "true"], "Missing option '--service'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], complaint: str) -> None:
+    code, _, error = run("run", *arguments)
+    assert code == 2
+    assert error.startswith(f"gatecrew: {complaint}")
+    assert "\n" not in error
+
+
+def test_no_registry_is_one_line() -> None:
+    code, _, error = run("run", "--service", "a", "--", "true", env={"CONSUL_HTTP_ADDR": f"127.0.0.1:{free_port()}"})
+    assert code == 2
+    assert "start it, or say where it is with CONSUL_HTTP_ADDR" in error
+    assert "\n" not in error
