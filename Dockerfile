@@ -8,7 +8,7 @@ COPY registry registry
 COPY gateway gateway
 COPY logic_worker logic_worker
 COPY cli cli
-RUN /opt/gatecrew/bin/pip install --no-cache-dir .
+RUN /opt/gatecrew/bin/pip install --no-cache-dir . && /opt/gatecrew/bin/pip uninstall --yes --quiet setuptools pip
 
 FROM python:3.12-slim
 RUN groupadd --gid 10001 gatecrew && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin gatecrew

@@ -1,0 +1,127 @@
+"""A cluster made by docker-compose.yml as it is, on this machine's engine, under a project name of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND_S = 60.0  # generous: it only ends a test that has failed already
+BUILD_S = 600.0
+
+
+def require_engine() -> None:
+    """Skip the test where no engine runs, or fail it where GATECREW_REQUIRE_DOCKER=1 says so."""
+    missing = _what_is_missing()
+    if missing:
+        line = f"NO DOCKER ({missing}): the compose file is not tried; get all it needs with tests/tools/get_docker.sh"
+        if os.environ.get("GATECREW_REQUIRE_DOCKER") == "1":
+            pytest.fail(line, pytrace=False)
+        pytest.skip(line)
+
+
+def _what_is_missing() -> str:
+    if shutil.which("docker") is None:
+        return "no docker command"
+    for what, command in (
+        ("no engine answers", ["docker", "info"]),
+        ("no docker compose", ["docker", "compose", "version"]),
+    ):
+        if subprocess.run(command, capture_output=True, timeout=COMMAND_S).returncode != 0:
+            return what
+    return ""
+
+
+def published_ports() -> list[int]:
+    """Of the compose file, which names them once and for all."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
+    return [int(port.partition(":")[0]) for service in services for port in service.get("ports", ())]
+
+
+def require_ports() -> None:
+    """Fail where somebody listens on a port that the compose file publishes."""
+    for port in published_ports():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError as error:
+                line = f"port {port}, which docker-compose.yml publishes: {error.strerror}; end who listens there"
+                pytest.fail(line, pytrace=False)
+
+
+class Deployment:
+    """`up`, then `close`. Its services are those of the compose file; a container is named by its id."""
+
+    def __init__(self) -> None:
+        self.project = f"gatecrew-test-{os.getpid()}"
+        self.gateways = {"gateway-1": "127.0.0.1:7000", "gateway-2": "127.0.0.1:7001"}
+
+    def compose(self, *arguments: str, timeout_s: float = COMMAND_S) -> str:
+        return _run("docker", "compose", "--project-name", self.project, *arguments, timeout_s=timeout_s)
+
+    def up(self, *arguments: str) -> None:
+        """As a user brings it up; returns when the containers run, or with `--wait` when they are healthy."""
+        self.compose("up", "--detach", *arguments, timeout_s=BUILD_S)
+
+    def containers(self, service: str) -> list[str]:
+        """Those of it that exist, whether they run or not."""
+        return self.compose("ps", "--all", "--quiet", service).split()
+
+    def address_of(self, container: str) -> str:
+        """In the cluster's network; empty when it does not run."""
+        networks = inspect(container)["NetworkSettings"]["Networks"]
+        return str(networks[f"{self.project}_default"]["IPAddress"])
+
+    def state_of(self, container: str) -> dict[str, Any]:
+        state: dict[str, Any] = inspect(container)["State"]
+        return state
+
+    def status(self) -> dict[str, Any]:
+        """What `gatecrew status --json` says in the cluster, of the gateways that answer."""
+        answer = subprocess.run(
+            ["docker", "compose", "--project-name", self.project, "run", "--rm", "--no-deps", "-T", "worker", "status"],
+            capture_output=True,
+            cwd=ROOT,
+        )
+        raise NotImplementedError(answer)
+
+    def links(self) -> dict[str, dict[str, int]]:
+        raise NotImplementedError
+
+    def consul(self, path: str) -> Any:
+        """What Consul answers, on the port where its users find it."""
+        with urllib.request.urlopen(f"http://127.0.0.1:8500/v1/{path}", timeout=COMMAND_S) as answer:
+            return json.load(answer)
+
+    def logs(self) -> str:
+        return self.compose("logs", "--no-color")
+
+    def close(self) -> None:
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+
+
+def docker(*arguments: str) -> str:
+    return _run("docker", *arguments, timeout_s=COMMAND_S)
+
+
+def inspect(name: str) -> dict[str, Any]:
+    """Of a container or an image."""
+    [found] = json.loads(docker("inspect", name))
+    assert isinstance(found, dict)
+    return found
+
+
+def _run(*command: str, timeout_s: float) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+    assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
