@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -12,7 +11,7 @@ import grpc.aio
 from gatecrew.v1 import worker_pb2
 
 from .finding import Checks, Skipped, expect
-from .link_checks import IDLE_S, UNIMPLEMENTED, later, said
+from .link_checks import UNIMPLEMENTED, later, said
 from .played import MAX_BODY
 
 if TYPE_CHECKING:
@@ -91,10 +90,3 @@ async def unknown_fields(kit: Kit) -> None:
     """Fields of a later version are ignored."""
     answer = await kit.handle(later(request(kit)))
     expect(answer.status == 0, f"answered with {said(answer)}")
-
-
-@check()
-async def keepalive(kit: Kit) -> None:
-    """A connection on which nobody speaks is still there after a while."""
-    await asyncio.sleep(max(0.0, kit.opened_at + IDLE_S - time.monotonic()))
-    await kit.handle(request(kit))

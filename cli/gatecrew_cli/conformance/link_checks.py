@@ -204,7 +204,7 @@ async def heartbeat(kit: Kit) -> None:
 async def heartbeat_while_busy(kit: Kit) -> None:
     """Heartbeats come back in time under load, and say what is open."""
     async with kit.link() as gateway:
-        slow = [gateway.request(104, b"3000", session=number) for number in range(200)]
+        slow = [gateway.request(104, b"1500", session=number) for number in range(200)]
         await gateway.post(*slow)
         for number in range(1, 9):
             flood = [gateway.request(101, b"x" * 100, session=1000 + each) for each in range(500)]
