@@ -27,6 +27,7 @@ _COMMANDS = {
     "call": "Send one packet to a gateway and print the answer.",
     "status": "Who is there: gateways, listeners, links, workers.",
     "health": "Ask one worker or gateway whether it serves.",
+    "new": "Write a worker to begin with, in the language you choose.",
     "conformance": "Does a worker, in any language, keep the contract?",
     "bench": "Load a gateway and print rates and latencies.",
     "config": "Check a settings file, or show what is in force.",

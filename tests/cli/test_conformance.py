@@ -69,7 +69,7 @@ class Liar(worker_pb2_grpc.LogicWorkerServicer):
 
 
 def reference() -> Worker:
-    spec = importlib.util.spec_from_file_location("tour", REFERENCE / "tour.py")
+    spec = importlib.util.spec_from_file_location("app", REFERENCE / "app.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

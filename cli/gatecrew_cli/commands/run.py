@@ -1,16 +1,14 @@
 """`gatecrew run`: supervise worker programs of any language."""
 
 import os
-import re
 import shutil
 
 import click
 
 from ..errors import UserError
 from ..loop import run
+from ..names import SERVICE_NAME, SERVICE_RULE
 from ..options import ADDRESS, logging_options
-
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123, as Consul's DNS wants it
 
 
 @click.command("run", context_settings={"allow_interspersed_args": False})
@@ -62,8 +60,8 @@ def command(
     """
     if shutil.which(program[0]) is None:
         raise UserError(f"{program[0]}: {'is not executable' if os.path.isfile(program[0]) else 'no such program'}")
-    if not NAME.fullmatch(service):
-        raise UserError(f"--service {service!r}: give lower-case letters, digits and dashes, such as market-data")
+    if not SERVICE_NAME.fullmatch(service):
+        raise UserError(f"--service {service!r}: {SERVICE_RULE}")
     if listen[1] + replicas - 1 > 65535:
         raise UserError(f"--listen: there are no {replicas} ports from {listen[1]} on")
     from gatecrew_gateway.config import ConfigError, parse_commands

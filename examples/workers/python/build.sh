@@ -9,10 +9,10 @@ python=$("${PYTHON:-python3}" -c 'import sys, gatecrew_worker; print(sys.executa
 }
 cd "$(dirname "$0")"
 mkdir -p "$out"
-cp tour.py handle.py "$out"
+cp app.py handle.py "$out"
 cat >"$out/tour" <<END
 #!/bin/sh
-cd "\$(dirname "\$0")" && exec "$python" -m gatecrew_cli worker tour:worker --no-register
+cd "\$(dirname "\$0")" && exec "$python" -m gatecrew_cli worker app:worker --no-register
 END
 cat >"$out/handle" <<END
 #!/bin/sh
