@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from gatecrew_gateway import Gateway, GatewayConfig, ListenerConfig, RouteConfig
+from gatecrew_gateway.config import ConfigError
 from gatecrew_registry import Registry
 
 from . import ready
@@ -37,7 +38,10 @@ async def serve(config: GatewayConfig, workers: int) -> None:
     if not config.advertise_host:
         config = replace(config, advertise_host=advertised_host(config.service_host, settings))
     async with Registry(settings) as registry:
-        gateway = Gateway(config, registry)
+        try:
+            gateway = Gateway(config, registry)
+        except ConfigError as error:
+            raise UserError(str(error)) from None
         try:
             await gateway.start()
         except OSError as error:

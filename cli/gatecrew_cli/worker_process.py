@@ -3,18 +3,20 @@
 from contextlib import nullcontext
 
 from gatecrew_registry import Registry
-from gatecrew_worker import Worker, WorkerError, serve
+from gatecrew_worker import TLS, Worker, WorkerError, serve
 
 from . import ready
 from .errors import UserError
 from .registry_access import advertised_host, registry_settings
 
 
-async def serve_worker(worker: Worker, listen: tuple[str, int], advertise: str | None, register: bool) -> None:
+async def serve_worker(
+    worker: Worker, listen: tuple[str, int], advertise: str | None, register: bool, tls: TLS | None
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
     Raises:
-        UserError: the address can't be had.
+        UserError: the address can't be had, or a certificate can't be read.
     """
     host, port = listen
     settings = registry_settings() if register else None
@@ -28,7 +30,8 @@ async def serve_worker(worker: Worker, listen: tuple[str, int], advertise: str |
                 port,
                 registry=registry,
                 advertise_host=advertise or "",
+                tls=tls,
                 on_ready=lambda address: ready.announce("worker", service=worker.service, address=address),
             )
         except WorkerError as error:
-            raise UserError(f"{error}; choose another address with --listen") from None
+            raise UserError(str(error)) from None

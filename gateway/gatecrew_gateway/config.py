@@ -115,6 +115,10 @@ class GatewayConfig:
     suspect_after_s: float = 2.0  # silence of a worker, then no new lanes
     lost_after_s: float = 2.5  # silence of a worker, then failover
     drain_s: float = 10.0  # at most so long from SIGTERM to exit
+    # Mutual TLS with workers, paths of PEM files: all three or none.
+    worker_ca: str = ""  # who signs the workers' certificates, which have the service as DNS name
+    worker_cert: str = ""  # our own, with the DNS name gatecrew-gateway
+    worker_key: str = ""
 
     def __post_init__(self) -> None:
         _check("gateway", "service_port", self.service_port, 0, 65535)
@@ -124,6 +128,8 @@ class GatewayConfig:
         _check("gateway", "suspect_after_s", self.suspect_after_s, self.heartbeat_s, 600)
         _check("gateway", "lost_after_s", self.lost_after_s, self.suspect_after_s, 600)
         _check("gateway", "drain_s", self.drain_s, 0, 3600)
+        if len({bool(each) for each in (self.worker_ca, self.worker_cert, self.worker_key)}) > 1:
+            raise ConfigError("gateway", "worker_ca", "worker_ca, worker_cert and worker_key go together")
         if not self.listeners:
             raise ConfigError("gateway", "", "no listener; give at least one [[listener]]")
         names = [listener.name for listener in self.listeners]

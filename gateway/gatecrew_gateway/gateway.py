@@ -24,6 +24,7 @@ from .net.crew import TICK_S, Crew
 from .net.listener import Listener
 from .net.peers import GATEWAY_TAG, Peers
 from .net.service import GatewayService
+from .net.trust import Trust
 from .routing.pool import LINGER_S, Pool
 from .session import PREFIX_BITS, SessionTable
 
@@ -31,7 +32,11 @@ log = logging.getLogger("gatecrew.gateway")
 
 
 class Gateway:
-    """`start`, then `drain` and `aclose`. Made inside a running loop; the registry stays the caller's."""
+    """`start`, then `drain` and `aclose`. Made inside a running loop; the registry stays the caller's.
+
+    Raises:
+        ConfigError: a certificate can't be read.
+    """
 
     def __init__(self, config: GatewayConfig, registry: Registry) -> None:
         self.config = config
@@ -50,7 +55,7 @@ class Gateway:
         self._hello = worker_pb2.GatewayHello(
             gateway_id=self.gateway_id, version=__version__, session_prefix=self._sessions.prefix
         )
-        self._crew = Crew(config, registry, self._hello, self._dispatcher, self._actions, self.counters)
+        self._crew = Crew(config, registry, Trust(config), self._hello, self._dispatcher, self._actions, self.counters)
         self._peers = Peers(registry, self.gateway_id)
         self._listeners = [
             Listener(listener, self._dispatcher, self._sessions, self.counters) for listener in config.listeners
@@ -77,7 +82,7 @@ class Gateway:
         except BaseException:
             await self.aclose()
             raise
-        self._registration = Registration(self._registry, self._entry())
+        self._registration = Registration(self._registry, self._entry(), self._note)
         await self._registration.__aenter__()
         for name, work in (
             ("watch workers", self._crew.watch()),
@@ -174,6 +179,13 @@ class Gateway:
                 status.commands.extend(shell.commands)
                 status.unary = shell.unary
         return response
+
+    def _note(self) -> str:
+        """What the registry shows of us: `main: 134 sessions; linked to 4 of 5 workers`."""
+        status = self._status()
+        listeners = ", ".join(f"{each.name}: {each.sessions} sessions" for each in status.listeners)
+        ready = sum(link.state == "ready" for link in status.links)
+        return f"{listeners}; linked to {ready} of {len(status.links)} workers"
 
     async def drain(self) -> None:
         """Lame duck: accept nobody new, tell every client to reconnect elsewhere, let what is open finish."""

@@ -7,9 +7,11 @@ from .sent import Sent
 from .serving import Serving, serve
 from .session import Session, SessionInfo
 from .status import Status, StatusError, WorkerError
+from .tls import TLS
 from .worker import Worker
 
 __all__ = [
+    "TLS",
     "Counters",
     "Request",
     "Sent",

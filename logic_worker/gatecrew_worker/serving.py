@@ -27,6 +27,7 @@ from .program import commands_text
 from .servicer import Servicer
 from .status import WorkerError
 from .threads import Threads
+from .tls import TLS
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -58,7 +59,7 @@ OPTIONS = (
 class Serving:
     """A worker that listens. `address` is host:port as the registry is told."""
 
-    def __init__(self, worker: Worker, drain_s: float) -> None:
+    def __init__(self, worker: Worker, drain_s: float, tls: TLS | None) -> None:
         loop = asyncio.get_running_loop()
         mailbox = Mailbox(loop)
         worker._links.attach(mailbox)
@@ -67,9 +68,10 @@ class Serving:
         self.port = 0
         self._worker = worker
         self._drain_s = drain_s
+        self._tls = tls
         self._threads = Threads(worker.threads, mailbox)
         self._shared = Shared(worker._program, worker._links, self._threads, worker.max_in_flight, worker.one_at_a_time)
-        self._servicer = Servicer(self._shared, self._hello())
+        self._servicer = Servicer(self._shared, self._hello(), only_gateways=tls is not None)
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(options=OPTIONS)
         self._registered = AsyncExitStack()
@@ -103,7 +105,8 @@ class Serving:
                 "weight": "1",
                 "session_events": "true" if self._worker._program.events else "false",
             },
-            check="grpc",
+            # The registry's agent has no certificate that we would take, so it cannot ask: we tell.
+            check="ttl" if self._tls else "grpc",
         )
 
     async def start(self, host: str, port: int, registry: Registry | None, advertise_host: str) -> None:
@@ -112,9 +115,14 @@ class Serving:
         for name in ("", "gatecrew.v1.LogicWorker", self._worker.service):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         try:
-            self.port = self._server.add_insecure_port(_join(host, port))
+            if self._tls is None:
+                self.port = self._server.add_insecure_port(_join(host, port))
+            else:
+                self.port = self._server.add_secure_port(_join(host, port), self._tls._credentials())
         except RuntimeError:
-            raise WorkerError(f"cannot listen on {_join(host, port)}: in use, or not an address of ours") from None
+            raise WorkerError(
+                f"cannot listen on {_join(host, port)}: in use, or not an address of ours; choose another"
+            ) from None
         await self._server.start()
         self.address = _join(advertise_host or host, self.port)
         if registry is not None:
@@ -171,12 +179,13 @@ async def serving(
     *,
     registry: Registry | None = None,
     advertise_host: str = "",
+    tls: TLS | None = None,
     drain_s: float = 10.0,
 ) -> AsyncIterator[Serving]:
     """Serve inside an `async with`; leaving it drains. Arguments and errors as in `serve`."""
     if registry is not None and not advertise_host and host in EVERY_ADDRESS:
         raise WorkerError(f"listening on every address ({host!r}): say with advertise_host which one others reach")
-    server = Serving(worker, drain_s)
+    server = Serving(worker, drain_s, tls)
     try:
         await server.start(host, port, registry, advertise_host)
         log.info("worker of %s listens on %s", worker.service, server.address)
@@ -192,6 +201,7 @@ async def serve(
     *,
     registry: Registry | None = None,
     advertise_host: str = "",
+    tls: TLS | None = None,
     drain_s: float = 10.0,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
@@ -203,11 +213,12 @@ async def serve(
         port: 0 takes a free one.
         registry: where to register; None: gateways must be told of the worker in another way.
         advertise_host: the host that the registry is told, where it is not `host`.
+        tls: serve gateways with a certificate only.
         drain_s: seconds at most to finish what is open.
         on_ready: called with host:port when the worker listens and has tried to register.
 
     Raises:
-        WorkerError: the port is in use.
+        WorkerError: the port is in use, or a file of `tls` can't be read.
 
     Example:
         asyncio.run(serve(worker, port=7101, on_ready=print))
@@ -225,7 +236,7 @@ async def serve(
         loop.add_signal_handler(number, on_signal)
     try:
         async with serving(
-            worker, host, port, registry=registry, advertise_host=advertise_host, drain_s=drain_s
+            worker, host, port, registry=registry, advertise_host=advertise_host, tls=tls, drain_s=drain_s
         ) as server:
             if on_ready is not None:
                 on_ready(server.address)

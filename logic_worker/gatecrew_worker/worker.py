@@ -17,6 +17,7 @@ from .program import Program, RequestHandler, SessionHandler
 from .sent import Sent
 from .serving import Serving, serve, serving
 from .session import Session, SessionInfo
+from .tls import TLS
 
 AnyRequestHandler = TypeVar("AnyRequestHandler", bound=RequestHandler)
 AnySessionHandler = TypeVar("AnySessionHandler", bound=SessionHandler)
@@ -263,6 +264,7 @@ class Worker:
         *,
         registry: Registry | None = None,
         advertise_host: str = "",
+        tls: TLS | None = None,
         drain_s: float = 10.0,
     ) -> AbstractAsyncContextManager[Serving]:
         """Serve inside an `async with`, for tests and for programs that have a loop of their own.
@@ -273,7 +275,7 @@ class Worker:
             async with worker.serving() as serving:
                 print(serving.address)
         """
-        return serving(self, host, port, registry=registry, advertise_host=advertise_host, drain_s=drain_s)
+        return serving(self, host, port, registry=registry, advertise_host=advertise_host, tls=tls, drain_s=drain_s)
 
     def run(
         self,
@@ -282,6 +284,7 @@ class Worker:
         *,
         registry: RegistrySettings | None = None,
         advertise_host: str = "",
+        tls: TLS | None = None,
         drain_s: float = 10.0,
     ) -> None:
         """Serve until SIGTERM or SIGINT, then drain.
@@ -295,7 +298,7 @@ class Worker:
         async def run() -> None:
             async with AsyncExitStack() as stack:
                 opened = None if registry is None else await stack.enter_async_context(Registry(registry))
-                await serve(self, host, port, registry=opened, advertise_host=advertise_host, drain_s=drain_s)
+                await serve(self, host, port, registry=opened, advertise_host=advertise_host, tls=tls, drain_s=drain_s)
 
         asyncio.run(run())
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -473,6 +474,24 @@ async def test_draining_tells_clients_and_answers_what_is_open(house: House) -> 
     async with asyncio.timeout(PATIENCE_S):
         await draining
     assert len(gateway._sessions) == 0
+
+
+async def test_the_registry_shows_what_a_gateway_holds(house: House) -> None:
+    await house.worker(echo())
+    gateway = await house.gateway(ListenerConfig(name="main", port=0), ListenerConfig(name="side", port=0))
+    await house.client(gateway, "side")
+    async with aiohttp.ClientSession(house.registry.settings.url) as http:
+
+        async def notes() -> list[str]:
+            async with http.get("/v1/agent/checks") as answer:
+                checks = (await answer.json()).values()
+            return [check["Output"] for check in checks if check["CheckID"].endswith(":note")]
+
+        # Told when it registered, before it was linked, and every 10 s.
+        wanted = ["main: 0 sessions, side: 1 sessions; linked to 1 of 1 workers"]
+        async with asyncio.timeout(PATIENCE_S * 2):
+            while await notes() != wanted:
+                await asyncio.sleep(0.05)
 
 
 async def test_ports_in_use_are_one_clear_error(house: House) -> None:

@@ -5,6 +5,7 @@ import os
 import click
 
 from .. import grpc_engine
+from ..errors import UserError
 from ..loop import Choice, run
 from ..options import ADDRESS, logging_options, loop_option
 
@@ -20,9 +21,21 @@ from ..options import ADDRESS, logging_options, loop_option
 )
 @click.option("--advertise", metavar="HOST", help="Host that the registry is told, if others reach it by another one.")
 @click.option("--no-register", is_flag=True, help="Serve without telling the registry.")
+@click.option("--tls-cert", metavar="FILE", envvar="GATECREW_TLS_CERT", help="Mutual TLS: the worker's certificate.")
+@click.option("--tls-key", metavar="FILE", envvar="GATECREW_TLS_KEY", help="Its key.")
+@click.option("--tls-ca", metavar="FILE", envvar="GATECREW_TLS_CA", help="Who signs the gateways' certificates.")
 @loop_option
 @logging_options
-def command(target: str, listen: tuple[str, int], advertise: str | None, no_register: bool, loop: Choice) -> None:
+def command(
+    target: str,
+    listen: tuple[str, int],
+    advertise: str | None,
+    no_register: bool,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_ca: str | None,
+    loop: Choice,
+) -> None:
     """Serve MODULE:OBJECT, such as chat:worker for `worker` in chat.py of this directory.
 
     The registry is a Consul agent, or `gatecrew registry`: CONSUL_HTTP_ADDR, 127.0.0.1:8500 without it. SIGTERM and
@@ -32,4 +45,11 @@ def command(target: str, listen: tuple[str, int], advertise: str | None, no_regi
     from ..target import load_worker
     from ..worker_process import serve_worker
 
-    run(serve_worker(load_worker(target), listen, advertise, register=not no_register), loop)
+    tls = None
+    if tls_cert and tls_key and tls_ca:
+        from gatecrew_worker import TLS
+
+        tls = TLS(cert=tls_cert, key=tls_key, ca=tls_ca)
+    elif tls_cert or tls_key or tls_ca:
+        raise UserError("--tls-cert, --tls-key and --tls-ca go together")
+    run(serve_worker(load_worker(target), listen, advertise, not no_register, tls), loop)

@@ -24,6 +24,7 @@ from ..deadlines import Deadlines
 from ..dispatcher import Dispatcher
 from ..routing.link import LinkState
 from .stream import Refused, StreamLink, Unimplemented
+from .trust import Trust
 from .unary import UnaryLink
 
 log = logging.getLogger("gatecrew.gateway")
@@ -81,16 +82,20 @@ class Member:
         while self.listed:
             entry = self.entry
             self._retry.clear()
-            channel = grpc.aio.insecure_channel(entry.address, options=CHANNEL_OPTIONS)
+            try:
+                channel = self._crew.trust.open(entry, CHANNEL_OPTIONS)
+            except ConfigError as error:
+                log.error("%s; no link to %s", error, entry.id)
+                await self._wait(pause)
+                continue
             try:
                 if await self._serve(channel, entry):
                     pause, refusal = RECONNECT_FIRST_S, ""
             except Refused as error:
-                if str(error) != refusal:
-                    refusal = str(error)
-                    log.warning("worker %s at %s refused: %s", entry.id, entry.address, error)
-            except grpc.RpcError:
-                pass  # nobody there, try again
+                refusal = self._complain(entry, str(error), refusal)
+            except grpc.aio.AioRpcError as error:
+                if self._crew.trust.is_tls:  # nobody there, or somebody with a wrong certificate
+                    refusal = self._complain(entry, error.details() or "", refusal)
             except ConfigError as error:
                 log.warning("worker %s: %s", entry.id, error)
             except Exception:
@@ -98,12 +103,21 @@ class Member:
             finally:
                 self.link = None
                 await channel.close()
-            if self.listed:
-                try:
-                    async with asyncio.timeout(pause * random.uniform(0.8, 1.2)):
-                        await self._retry.wait()
-                except TimeoutError:
-                    pause = min(pause * 1.6, RECONNECT_MOST_S)
+            if self.listed and not await self._wait(pause):
+                pause = min(pause * 1.6, RECONNECT_MOST_S)
+
+    def _complain(self, entry: Entry, reason: str, last: str) -> str:
+        if reason != last:
+            log.warning("worker %s at %s refused: %s", entry.id, entry.address, reason)
+        return reason
+
+    async def _wait(self, pause: float) -> bool:
+        """About so long; returns at once, and whether, there is a reason to try again."""
+        try:
+            async with asyncio.timeout(pause * random.uniform(0.8, 1.2)):
+                return await self._retry.wait()
+        except TimeoutError:
+            return False
 
     async def _serve(self, channel: grpc.aio.Channel, entry: Entry) -> bool:
         """Run a link to its end; returns whether there was one."""
@@ -136,11 +150,13 @@ class Crew:
         self,
         config: GatewayConfig,
         registry: Registry,
+        trust: Trust,
         hello: worker_pb2.GatewayHello,
         dispatcher: Dispatcher,
         actions: Actions,
         counters: Counters,
     ) -> None:
+        self.trust = trust
         self.hello = hello
         self.dispatcher = dispatcher
         self.actions = actions
