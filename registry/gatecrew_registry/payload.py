@@ -8,6 +8,8 @@ from .entry import Check, Entry, RegistryError, Status
 CHECK_INTERVAL = "5s"
 CHECK_TIMEOUT = "1s"
 TTL_S = 15.0
+NOTE_TTL_S = 30.0
+MAX_NOTE = 512  # characters
 # Links see a dead worker in seconds. This only tidies up after one that never comes back, so it must be much longer
 # than any outage: an entry that is reaped too early is an outage of its own.
 DEREGISTER_AFTER = "10m"
@@ -39,6 +41,20 @@ def check_definition(entry: Entry) -> dict[str, Any] | None:
     }
 
 
+def note_id(entry_id: str) -> str:
+    return f"{check_id(entry_id)}:note"
+
+
+def note_definition(entry: Entry) -> dict[str, Any]:
+    """A check whose output is what the entry's owner says of itself; it is critical when nothing is said any more."""
+    return {
+        "CheckID": note_id(entry.id),
+        "Name": f"What '{entry.service}' says of itself",
+        "Status": entry.status,
+        "TTL": f"{NOTE_TTL_S:g}s",
+    }
+
+
 def parse_services(data: Any) -> dict[str, tuple[str, ...]]:
     """Service names and their tags from `/v1/catalog/services`.
 
@@ -65,7 +81,7 @@ def parse_instances(data: Any) -> dict[str, Entry]:
 
 def _parse_instance(node: dict[str, Any], service: dict[str, Any], checks: Iterable[dict[str, Any]]) -> Entry:
     own = [row for row in checks if row.get("ServiceID") == service["ID"]]
-    types = {row.get("Type") for row in own}
+    types = {row.get("Type") for row in own if row.get("CheckID") != note_id(service["ID"])}
     check: Check = "grpc" if "grpc" in types else "ttl" if "ttl" in types else "none"
     return Entry(
         service=str(service["Service"]),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Callable
 from typing import Self
 
 from .entry import Entry, RegistryError
@@ -13,6 +14,7 @@ from .registry import Registry
 
 REREGISTER_S = 60.0
 LOOK_EVERY_S = 2.0
+NOTE_EVERY_S = 10.0
 LEAVE_S = 2.0
 
 _logger = logging.getLogger(__name__)
@@ -24,11 +26,13 @@ class Registration:
     Every 60 s ± 20 % it registers anew; in between it looks every 2 s whether the entry is still there, since an agent
     that restarts without a data directory forgets what it was told. With a TTL check, looking is renewing. A registry
     that is down, at start too, is no reason to stop: it goes on trying. Entering waits for the end of the first try
-    only; `wait` is for those who must know. Leaving takes 4 s at most and never raises.
+    only; `wait` is for those who must know. Leaving takes 4 s at most and never raises. `note` is asked every 10 s for
+    a line that people read beside the entry.
     """
 
-    def __init__(self, registry: Registry, entry: Entry) -> None:
+    def __init__(self, registry: Registry, entry: Entry, note: Callable[[], str] | None = None) -> None:
         self.entry = entry
+        self._note = note
         self._registry = registry
         self._outage = Outage(_logger, f"{entry.id} is not registered anew")
         self._tried = asyncio.Event()
@@ -74,7 +78,7 @@ class Registration:
         failures = 0
         while not self._leaving.is_set():
             try:
-                await self._registry.register(self.entry)
+                await self._registry.register(self.entry, with_note=self._note is not None)
                 self._outage.ended("")
                 failures = 0
                 self._registered.set()
@@ -92,7 +96,11 @@ class Registration:
         due_at = loop.time() + REREGISTER_S * random.uniform(0.8, 1.2)
         if self.entry.check == "ttl":
             await self._registry.renew(self.entry.id)
+        note_at = loop.time()
         while loop.time() < due_at and not self._leaving.is_set():
+            if self._note is not None and loop.time() >= note_at:
+                await self._registry.note(self.entry.id, self._note())
+                note_at = loop.time() + NOTE_EVERY_S
             await self._sleep(LOOK_EVERY_S)
             if self._leaving.is_set():
                 return

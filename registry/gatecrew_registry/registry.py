@@ -13,7 +13,7 @@ from consul import aio, base
 from consul.callback import CB
 
 from .entry import Entry, RegistryError
-from .payload import check_definition, check_id, parse_instances, parse_services
+from .payload import MAX_NOTE, check_definition, check_id, note_definition, note_id, parse_instances, parse_services
 from .settings import RegistrySettings
 from .watch import Answer, Timing, Watch
 
@@ -97,8 +97,14 @@ class Registry:
             await watch.aclose()
         await self._consul.http.close()
 
-    async def register(self, entry: Entry) -> None:
-        """Add the entry, or replace the one with the same id; its current health stays as it is."""
+    async def register(self, entry: Entry, *, with_note: bool = False) -> None:
+        """Add the entry, or replace the one with the same id; its current health stays as it is.
+
+        Whoever registers it `with_note` must `note` something every 30 s.
+        """
+        first, others = check_definition(entry), [note_definition(entry)] if with_note else []
+        if first is None and others:
+            first = others.pop()
         await self._consul.agent.service.register(
             entry.service,
             service_id=entry.id,
@@ -106,7 +112,8 @@ class Registry:
             port=entry.port,
             tags=list(entry.tags),
             meta=dict(entry.meta),
-            check=check_definition(entry),
+            check=first,
+            extra_checks=others,
             replace_existing_checks=True,
         )
 
@@ -122,6 +129,11 @@ class Registry:
         """Pass the TTL check of an entry registered with `check="ttl"`."""
         if not await self._consul.agent.check.ttl_pass(check_id(entry_id)):
             raise RegistryError(f"registry {self.settings.url}: {entry_id!r} has no TTL check")
+
+    async def note(self, entry_id: str, text: str) -> None:
+        """Say something of an entry registered `with_note`: people read it as the output of a check."""
+        if not await self._consul.agent.check.ttl_pass(note_id(entry_id), notes=text[:MAX_NOTE]):
+            raise RegistryError(f"registry {self.settings.url}: {entry_id!r} has no check for notes")
 
     async def leader(self) -> str:
         """The address of the cluster's leader; "" while there is none."""

@@ -17,7 +17,7 @@ from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2, worker_pb2_gr
 from gatecrew_cli.client import Client, ClientClosed, ReplyError
 from gatecrew_gateway import Gateway, GatewayConfig, ListenerConfig, RouteConfig
 from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, Status, decode_error, encode
-from gatecrew_registry import Entry, Registry, RegistrySettings
+from gatecrew_registry import Entry, Registry, RegistrySettings, registration
 from gatecrew_registry.embedded import EmbeddedRegistry
 from gatecrew_worker import Request, Session, Worker
 
@@ -476,7 +476,9 @@ async def test_draining_tells_clients_and_answers_what_is_open(house: House) -> 
     assert len(gateway._sessions) == 0
 
 
-async def test_the_registry_shows_what_a_gateway_holds(house: House) -> None:
+async def test_the_registry_shows_what_a_gateway_holds(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(registration, "NOTE_EVERY_S", 0.1)
     await house.worker(echo())
     gateway = await house.gateway(ListenerConfig(name="main", port=0), ListenerConfig(name="side", port=0))
     await house.client(gateway, "side")
@@ -487,9 +489,8 @@ async def test_the_registry_shows_what_a_gateway_holds(house: House) -> None:
                 checks = (await answer.json()).values()
             return [check["Output"] for check in checks if check["CheckID"].endswith(":note")]
 
-        # Told when it registered, before it was linked, and every 10 s.
         wanted = ["main: 0 sessions, side: 1 sessions; linked to 1 of 1 workers"]
-        async with asyncio.timeout(PATIENCE_S * 2):
+        async with asyncio.timeout(PATIENCE_S):
             while await notes() != wanted:
                 await asyncio.sleep(0.05)
 

@@ -1,6 +1,7 @@
 """What every registry must do, whichever it is: embedded, an old Consul, a current one."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from seen import PATIENCE_S, ids_of, soon, watching
 
-from gatecrew_registry import Entry, Registration, Registry, RegistryError, RegistrySettings
+from gatecrew_registry import Entry, Registration, Registry, RegistryError, RegistrySettings, registration
 
 Make = Callable[..., Entry]
 
@@ -396,8 +397,8 @@ async def test_a_registration_lasts_as_long_as_its_block(registry: Registry, mak
     async with watching(registry, tag) as seen:
         for check in ("none", "ttl"):
             entry = make(1, check=check)
-            async with Registration(registry, entry) as registration:
-                assert registration.is_registered
+            async with Registration(registry, entry) as owner:
+                assert owner.is_registered
                 assert await registry.is_registered(entry.id)
                 await seen.ids(entry.id)
             assert not await registry.is_registered(entry.id)
@@ -414,6 +415,49 @@ async def test_a_registration_that_is_lost_comes_back(
         async with asyncio.timeout(PATIENCE_S):
             while not await registry.is_registered(entry.id):
                 await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("check", ["none", "ttl", "grpc"])
+async def test_a_registration_with_a_note(
+    registry: Registry,
+    http: aiohttp.ClientSession,
+    make: Make,
+    tag: str,
+    check: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registration, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(registration, "NOTE_EVERY_S", 0.1)
+    entry = make(1, check=check)
+    notes = (f"note {number}" for number in itertools.count(1))
+    async with watching(registry, tag) as seen, Registration(registry, entry, lambda: next(notes)):
+
+        async def noted() -> dict[str, Any]:
+            return dict((await _get(http, "/v1/agent/checks")).get(f"service:{entry.id}:note", {}))
+
+        async def until_noted(text: str) -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while (await noted()).get("Output") != text:
+                    await asyncio.sleep(0.02)
+
+        for text in ("note 2", "note 3"):
+            await until_noted(text)
+        assert (await noted())["Status"] == "passing"
+        # Beside its other check, which stays what it is for those who watch.
+        snapshot = await seen.ids(entry.id)
+        assert snapshot[entry.service][0].check == check
+        # A check that somebody took away comes back.
+        await registry.register(entry)
+        async with asyncio.timeout(PATIENCE_S):
+            while not (await noted()).get("Output"):
+                await asyncio.sleep(0.02)
+    assert not await noted()
+
+
+async def test_a_note_for_what_has_none(registry: Registry, make: Make) -> None:
+    await registry.register(make(1, check="ttl"))
+    with pytest.raises(RegistryError, match="note"):
+        await registry.note(make(1).id, "here")
 
 
 @pytest.mark.uvloop_only
