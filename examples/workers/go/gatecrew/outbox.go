@@ -2,6 +2,7 @@ package gatecrew
 
 import (
 	"context"
+	"runtime"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -111,6 +112,7 @@ func (o *outbox) writeAll(ctx context.Context, send func(*pb.WorkerMessage) erro
 		case <-ctx.Done():
 			return nil
 		}
+		runtime.Gosched() // handlers that are about to end get into the same message
 		for next := o.take(); next.message != nil; next = o.take() {
 			if err := send(next.message); err != nil {
 				return err
