@@ -4,7 +4,7 @@ BIN := .venv/bin
 BUF := .tools/buf/node_modules/.bin/buf
 AGAINST ?= HEAD
 
-.PHONY: install run test lint types proto buf bench
+.PHONY: install run test lint types proto buf workers bench
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml
@@ -31,6 +31,8 @@ buf: $(BUF)
 	$(BUF) breaking --against '.git#ref=$(AGAINST)'
 $(BUF):
 	npm install --silent --no-audit --no-fund --no-save --prefix .tools/buf @bufbuild/buf@1.75.0
-bench: install
+workers: install
+	PYTHON="$(abspath $(BIN)/python)" examples/workers/build.sh
+bench: install workers
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m bench

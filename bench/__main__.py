@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from . import memory, report
-from .systems import SYSTEMS, running
+from .language import program
+from .systems import LANGUAGES, SYSTEMS, running
 
 SHAPES = {"50x1": (50, 1), "200x1": (200, 1), "1000x1": (1000, 1), "50x32": (50, 32), "lone": (1, 1)}
 RESULTS = Path(__file__).parent / "results" / "latest.json"
@@ -41,6 +42,9 @@ def main() -> None:
     args = parser.parse_args()
     rounds, seconds, warmup = (1, 1.0, 0.5) if args.quick else (args.rounds, args.seconds, 1.0)
     chosen = [system for system in SYSTEMS if system.key in args.systems.split(",")]
+    for system in [each for each in chosen if each.key in LANGUAGES and not program(each.key).exists()]:
+        print(f"NOT MEASURED: {system.title}; `make workers` builds them where their toolchain is", file=sys.stderr)
+        chosen.remove(system)
     shapes = [shape for shape in SHAPES if shape in args.shapes.split(",")]
     details: dict[str, dict[str, list[dict[str, float]]]] = {s.key: {shape: [] for shape in shapes} for s in chosen}
     session_kib: list[float] = []
@@ -60,7 +64,7 @@ def main() -> None:
         }
         for system, by_shape in details.items()
     }
-    found = report.floors(samples, median(session_kib) if session_kib else None)
+    found = report.floors(samples, median(session_kib) if session_kib else None) + report.of_languages(samples)
     print(report.table(samples, {system.key: system.title for system in chosen}, shapes))
     print()
     print(report.verdicts(found))

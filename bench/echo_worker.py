@@ -2,9 +2,11 @@
 
 from gatecrew_worker import Request, Worker
 
+from .wire import COMMAND
+
 worker = Worker("echo")
 
 
-@worker.on(1)
+@worker.on(COMMAND)
 async def echo(request: Request) -> bytes:
     return request.body

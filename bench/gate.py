@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from .wire import HEADER, REPLY
+from .wire import COMMAND, HEADER, REPLY
 
 
 class Gate(asyncio.Protocol):
@@ -42,4 +42,4 @@ class Gate(asyncio.Protocol):
         type(self).flush()
 
     def reply(self, seq: int, body: bytes) -> None:
-        self._transport.write(HEADER.pack(8 + len(body), REPLY, 0, 1, seq) + body)
+        self._transport.write(HEADER.pack(8 + len(body), REPLY, 0, COMMAND, seq) + body)

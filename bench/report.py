@@ -49,6 +49,16 @@ def floors(samples: Samples, session_kib: float | None) -> list[Floor]:
     ]
 
 
+def of_languages(samples: Samples) -> list[Floor]:
+    """Compiled workers must be at least as fast as Python's: where workers are what limits, and where they are not."""
+    return [
+        Floor(f"{shape.replace('x', ' x ')}, {language} workers of Python's", ratio, 1.0, 1.2)
+        for language in ("go", "java", "rust", "cpp")
+        for shape in ("200x1", "50x32")
+        if (ratio := _ratio(samples, shape, language, "python")) is not None
+    ]
+
+
 def table(samples: Samples, titles: Mapping[str, str], shapes: list[str]) -> str:
     """Requests per second of every system and shape, and how they compare with raw echo and ZeroMQ."""
     width = max(map(len, titles.values()))

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+# The reference workers of examples/workers, in the order of the table.
+LANGUAGES = {"python": "Python", "go": "Go", "java": "Java", "node": "Node", "rust": "Rust", "cpp": "C++"}
 READY = re.compile(r"\bready\b.*?(127\.0\.0\.1:\d+)")
 
 
@@ -41,6 +43,10 @@ SYSTEMS = (
     System("raw", "raw echo, no gateway", _module("bench.raw_echo")),
     System("gatecrew3", "Gatecrew, three workers", _gatecrew(3)),
     System("gatecrew1", "Gatecrew, one worker", _gatecrew(1)),
+    *(
+        System(language, f"Gatecrew, three {title} workers", _module("bench.language", language, "3"))
+        for language, title in LANGUAGES.items()
+    ),
     System("zmq3", "ZeroMQ DEALER/ROUTER, three workers", _module("bench.zmq_gateway", "3")),
     System("unary3", "one unary gRPC call a packet, three workers", _module("bench.unary_gateway", "3")),
 )

@@ -17,6 +17,7 @@ from gatecrew.v1 import worker_pb2, worker_pb2_grpc
 
 from .gate import Gate
 from .ready import serve
+from .wire import COMMAND
 
 Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
@@ -45,7 +46,7 @@ async def gateway(ports: list[int]) -> None:
     calls: set[asyncio.Task[None]] = set()
 
     async def call(number: int, seq: int, body: bytes) -> None:
-        reply = await next(stubs).Handle(worker_pb2.Request(id=seq, session=number, command=1, body=body))
+        reply = await next(stubs).Handle(worker_pb2.Request(id=seq, session=number, command=COMMAND, body=body))
         client = clients.get(number)
         if client is not None:
             client.reply(seq, reply.body)

@@ -5,7 +5,7 @@ from struct import Struct
 HEADER = Struct(">IBBHI")  # length, kind, flags, command, seq
 BODY = bytes(range(64))
 SIZE = HEADER.size + len(BODY)  # bytes of every request and every reply
-COMMAND = 1
+COMMAND = 101  # echo, in the reference workers of all languages
 REQUEST, REPLY = 0, 1
 
 
