@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
+WORKERS = ("worker", "tour")
 COMMAND_S = 60.0  # generous: it only ends a test that has failed already
 BUILD_S = 600.0
 
@@ -77,6 +78,14 @@ class Deployment:
         """Those of it that exist, whether they run or not."""
         return self.compose("ps", "--all", "--quiet", service).split()
 
+    def paused(self) -> list[str]:
+        return self.compose("ps", "--quiet", "--status", "paused").split()
+
+    def workers(self) -> dict[str, str]:
+        """Of all services, those that run: address -> container."""
+        found = [each for service in WORKERS for each in self.containers(service)]
+        return {address: each for each in found if (address := self.address_of(each))}
+
     def address_of(self, container: str) -> str:
         """In the cluster's network; empty when it does not run."""
         networks = inspect(container)["NetworkSettings"]["Networks"]
@@ -86,22 +95,30 @@ class Deployment:
         state: dict[str, Any] = inspect(container)["State"]
         return state
 
-    def status(self) -> dict[str, Any]:
-        """What `gatecrew status --json` says in the cluster, of the gateways that answer."""
-        answer = subprocess.run(
-            ["docker", "compose", "--project-name", self.project, "run", "--rm", "--no-deps", "-T", "worker", "status"],
-            capture_output=True,
-            cwd=ROOT,
-        )
-        raise NotImplementedError(answer)
+    def status(self, gateway: str) -> dict[str, Any]:
+        """What a gateway says of itself, asked in its own container."""
+        ask = ("gatecrew", "status", "--json", "--gateway-service", "127.0.0.1:7070")
+        [status] = json.loads(self.compose("exec", "-T", gateway, *ask))["gateways"]
+        assert isinstance(status, dict)
+        return status
 
-    def links(self) -> dict[str, dict[str, int]]:
-        raise NotImplementedError
+    def answered(self, gateway: str) -> dict[str, int]:
+        """Of the workers that a gateway is linked to: address -> requests that they answered it."""
+        links = self.status(gateway)["links"]
+        return {link["address"].partition(":")[0]: link["answered"] for link in links if link["state"] == "ready"}
 
     def consul(self, path: str) -> Any:
         """What Consul answers, on the port where its users find it."""
         with urllib.request.urlopen(f"http://127.0.0.1:8500/v1/{path}", timeout=COMMAND_S) as answer:
             return json.load(answer)
+
+    def health(self, service: str) -> dict[str, str]:
+        """Of a service's instances, as Consul sees it: address -> the worst status of its checks."""
+        rank = ("passing", "warning", "critical")
+        return {
+            row["Service"]["Address"]: max((check["Status"] for check in row["Checks"]), key=rank.index)
+            for row in self.consul(f"health/service/{service}")
+        }
 
     def logs(self) -> str:
         return self.compose("logs", "--no-color")
