@@ -50,8 +50,9 @@ def _version(binary: Path) -> str:
 class ConsulAgent:
     """A `consul agent -dev` on ports of its own; what is registered with it ends with its process."""
 
-    def __init__(self, binary: Path) -> None:
+    def __init__(self, binary: Path, *options: str) -> None:
         self._binary = binary
+        self._options = options
         self._ports = {name: free_port() for name in ("http", "server", "serf-lan", "serf-wan")}
         self._process: Process | None = None
 
@@ -63,6 +64,7 @@ class ConsulAgent:
         """Start it and wait until it has a leader and knows itself."""
         command = [str(self._binary), "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn"]
         command += [f"-{name}-port={port}" for name, port in self._ports.items()]
+        command += self._options
         command += ["-dns-port=-1", "-grpc-port=-1"]
         if _version(self._binary) != _DEBIAN_VERSION:
             command.append("-grpc-tls-port=-1")
