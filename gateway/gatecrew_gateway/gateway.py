@@ -30,6 +30,8 @@ from .session import PREFIX_BITS, SessionTable
 
 log = logging.getLogger("gatecrew.gateway")
 
+HEALTH = "gatecrew.v1.Gateway"  # as the health service knows us
+
 
 class Gateway:
     """`start`, then `drain` and `aclose`. Made inside a running loop; the registry stays the caller's.
@@ -102,7 +104,8 @@ class Gateway:
         )
         gateway_pb2_grpc.add_GatewayServicer_to_server(status, server)
         health = health_aio.HealthServicer()
-        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+        for name in ("", HEALTH):
+            await health.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         address = f"{self.config.service_host}:{self.config.service_port}"
         try:
@@ -132,6 +135,8 @@ class Gateway:
                 "listeners": listeners[:512],
                 "version": __version__,
             },
+            # By name: whatever has our address after us, a worker in a container say, shall not look like us.
+            check_service=HEALTH,
         )
 
     async def _tick(self) -> None:

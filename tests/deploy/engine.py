@@ -20,14 +20,19 @@ COMMAND_S = 60.0  # generous: it only ends a test that has failed already
 BUILD_S = 600.0
 
 
+def skip_without_engine() -> None:
+    """Skip the whole module, in one line, where no engine runs; not where GATECREW_REQUIRE_DOCKER=1 forbids it."""
+    if os.environ.get("GATECREW_REQUIRE_DOCKER") != "1" and (missing := _what_is_missing()):
+        pytest.skip(_no_docker(missing), allow_module_level=True)
+
+
 def require_engine() -> None:
-    """Skip the test where no engine runs, or fail it where GATECREW_REQUIRE_DOCKER=1 says so."""
-    missing = _what_is_missing()
-    if missing:
-        line = f"NO DOCKER ({missing}): the compose file is not tried; get all it needs with tests/tools/get_docker.sh"
-        if os.environ.get("GATECREW_REQUIRE_DOCKER") == "1":
-            pytest.fail(line, pytrace=False)
-        pytest.skip(line)
+    if missing := _what_is_missing():
+        pytest.fail(_no_docker(missing), pytrace=False)
+
+
+def _no_docker(missing: str) -> str:
+    return f"NO DOCKER ({missing}): the compose file is not tried; get all it needs with tests/tools/get_docker.sh"
 
 
 def _what_is_missing() -> str:
@@ -51,13 +56,18 @@ def published_ports() -> list[int]:
 def require_ports() -> None:
     """Fail where somebody listens on a port that the compose file publishes."""
     for port in published_ports():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("0.0.0.0", port))
-            except OSError as error:
-                line = f"port {port}, which docker-compose.yml publishes: {error.strerror}; end who listens there"
-                pytest.fail(line, pytrace=False)
+        if reason := _reason_not_to_bind(port):
+            pytest.fail(f"port {port}, which docker-compose.yml publishes: {reason}; end who listens there", False)
+
+
+def _reason_not_to_bind(port: int) -> str:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
 
 
 class Deployment:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 import pytest
 
 from deploy.conftest import REPLICAS, eventually, wait_linked
-from deploy.engine import Deployment, docker, inspect
+from deploy.engine import Deployment, docker, inspect, skip_without_engine
 from deploy.load import ECHO, JOIN, PATIENCE_S, load
 from gatecrew_cli.client import Client, ClientClosed, ReplyError
 from gatecrew_gateway.codec import Status
+
+skip_without_engine()
 
 # The first test waits for the images to be built.
 pytestmark = [pytest.mark.uvloop_only, pytest.mark.timeout(900)]
@@ -73,8 +75,7 @@ def test_the_image_is_small_and_its_processes_may_do_little(cluster: Deployment,
         assert "NoNewPrivs:\t1" in allowed
         with pytest.raises(AssertionError, match="Read-only file system"):
             docker("exec", container, "touch", "/app/here")
-        with pytest.raises(AssertionError):  # no tools to bring anything in with
-            docker("exec", container, "pip", "--version")
+        assert "pip" not in docker("exec", container, "ls", "/opt/gatecrew/bin").split()
 
 
 async def test_a_client_talks_through_both_gateways(cluster: Deployment) -> None:
@@ -201,8 +202,8 @@ async def test_a_worker_that_is_frozen(cluster: Deployment, measured: Measured) 
     await aside(eventually, lambda: set(cluster.health("chat").values()) == {"passing"}, "all are green")
     async with load(list(cluster.gateways.values())) as running:
         await aside(docker, "pause", victim)
-        took_s = await aside(eventually, lambda: cluster.health("chat")[address] == "critical", "it is red in Consul")
-        assert sorted((await aside(cluster.health, "chat")).values()) == ["critical", "passing", "passing"]
+        wanted = {each: "critical" if each == address else "passing" for each in await aside(cluster.health, "chat")}
+        took_s = await aside(eventually, lambda: cluster.health("chat") == wanted, "only it is red in Consul")
         measured(f"red in Consul after {took_s:.1f} s")
         await aside(docker, "unpause", victim)
         took_s = await aside(eventually, lambda: cluster.health("chat")[address] == "passing", "it is green again")

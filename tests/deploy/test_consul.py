@@ -24,10 +24,8 @@ from gatecrew_cli.ready import parse
 pytestmark = pytest.mark.timeout(300)
 
 WORKERS = 3
-OPTIONS = (
-    "-node=consul-1",
-    '-hcl=check_update_interval = "0s"',
-)  # what a check says is shown at once, not minutes later
+# What a check says is shown at once, not minutes later.
+OPTIONS = ("-node=consul-1", '-hcl=check_update_interval = "0s"')
 
 
 class Cluster:
@@ -40,9 +38,9 @@ class Cluster:
         try:
             self.consul.start()
             self.workers = [
-                self._start("worker", "examples.chat.worker:worker", "--listen", "127.0.0.1:0") for _ in range(WORKERS)
+                self.start("worker", "examples.chat.worker:worker", "--listen", "127.0.0.1:0") for _ in range(WORKERS)
             ]
-            gateway = self._start("gateway", "--listen", "127.0.0.1:0")
+            gateway = self.start("gateway", "--listen", "127.0.0.1:0")
             self.addresses = [facts(worker, "worker")["address"] for worker in self.workers]
             self.gateway = facts(gateway, "gateway")["listener-main"]
             self.gateway_service = facts(gateway, "gateway")["service"]
@@ -50,7 +48,7 @@ class Cluster:
             self.close()
             raise
 
-    def _start(self, *arguments: str) -> Process:
+    def start(self, *arguments: str) -> Process:
         process = Process(gatecrew(*arguments), {"CONSUL_HTTP_ADDR": self.consul.address}, ROOT)
         self._started.append(process)
         return process
@@ -192,3 +190,18 @@ def wait_listed(browser: Browser, wanted: dict[str, str]) -> None:
         eventually(is_listed, "")
     except AssertionError:
         raise AssertionError(f"the UI shows {seen} instead of {wanted}:\n{browser.text()}") from None
+
+
+def test_who_takes_a_dead_gateways_address_does_not_look_like_it(cluster: Cluster) -> None:
+    gateway = cluster.start("gateway", "--listen", "127.0.0.1:0")
+    address = facts(gateway, "gateway")["service"]
+    gateway.kill()
+    worker = cluster.start("worker", "examples.chat.worker:worker", "--listen", address)
+    facts(worker, "worker")
+
+    def is_asked() -> bool:
+        ours, its = cluster.checks("gatecrew-gateway")[address]["grpc"], cluster.checks("chat")[address]["grpc"]
+        return its["Status"] == "passing" and ours["Status"] == "critical" and "refused" not in ours["Output"]
+
+    eventually(is_asked, "Consul has asked the worker for the gateway, and it said no")
+    assert worker.stop(signal.SIGTERM) == 0
