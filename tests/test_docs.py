@@ -14,17 +14,20 @@ import pytest
 from command_line import ALONE, Cluster, describe
 from processes import Process
 from pydantic import SecretStr
+from workers.languages import program
 
 from gatecrew_cli.settings import RegistryConfig, WorkerConfig, load
 from gatecrew_gateway.config import GatewayConfig, ListenerConfig, RouteConfig
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md"), *ROOT.glob("examples/workers/*/*.md")]
+)
 # Pages whose commands are run as they stand, one after the other, beside a running cluster.
-RUN = [ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "examples" / "chat" / "README.md"]
+RUN = [ROOT / page for page in ("README.md", "docs/cli.md", "examples/workers/README.md", "examples/chat/README.md")]
 # What installs, runs all tests, needs a container engine, or waits for somebody to type; each is tested elsewhere.
 NOT_HERE = ("make ", "docker ", "pip ", ".venv/bin/python -m examples.chat.client", "python -m examples.chat.client")
-STAYS = re.compile(r"^gatecrew (up|gateway|worker|registry)\b")
+STAYS = re.compile(r"^gatecrew (up|gateway|worker|registry|run)\b")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -49,6 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = blocks(ROOT / "docs" / "config.md", "toml")[0]
     (folder / "gatecrew.toml").write_text(settings.replace("port = 7000", "port = 0"))
     (folder / "examples").symlink_to(ROOT / "examples")
+    program("python")
+    (folder / ".build").symlink_to(ROOT / ".build")
     return folder
 
 
@@ -77,7 +82,7 @@ def example(folder: Path) -> Iterator[Cluster]:
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_command(page: str, line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     """It works as it stands, but for addresses: other ports, so that tests can run beside anything else."""
-    cluster: Cluster = request.getfixturevalue("example" if page.startswith("examples") else "cluster")
+    cluster: Cluster = request.getfixturevalue("example" if page.startswith("examples/chat") else "cluster")
     environment = {**ALONE, "PATH": PATH, **cluster.environment}
     line = line.replace(".venv/bin/", "")
     if STAYS.match(line):
@@ -88,7 +93,7 @@ def test_command(page: str, line: str, folder: Path, request: pytest.FixtureRequ
         line = re.sub(r"--listen (\S+):\d+", r"--listen \1:0", line)
         process = Process(line.split(), environment, folder)
         try:
-            process.wait_line("^(gatecrew )?ready: ")
+            process.wait_line("^(gatecrew )?ready: ", timeout_s=60)
             assert process.stop(signal.SIGINT) == 0, process.output
         finally:
             process.close()
@@ -98,7 +103,7 @@ def test_command(page: str, line: str, folder: Path, request: pytest.FixtureRequ
     line = line.replace("127.0.0.1:7000", cluster.gateway)
     process = Process(["bash", "-c", line], environment, folder)
     try:
-        assert process.wait() == 0, process.output
+        assert process.wait(90) == 0, process.output
     finally:
         process.close()
 
