@@ -1,0 +1,50 @@
+import { Kick, Push, type SessionContext } from "../pb/gatecrew/v1/worker.js";
+import type { Outbox } from "./outbox.js";
+
+/** A client, as one link knows it. Its requests run one after the other; it goes when the gateway forgets it. */
+export class Session {
+  readonly #outbox: Outbox;
+
+  /**
+   * @param context who it is
+   * @param signal aborted when the link ends: nobody waits for an answer then
+   */
+  constructor(
+    readonly id: bigint,
+    public context: SessionContext,
+    readonly signal: AbortSignal,
+    outbox: Outbox,
+  ) {
+    this.#outbox = outbox;
+  }
+
+  /** Sends a packet to the client. */
+  push(command: number, body: Uint8Array): void {
+    const push = Push.create({ target: { $case: "session", value: this.id }, command, body });
+    this.#outbox.act({ $case: "push", value: push });
+  }
+
+  join(group: string): void {
+    this.#outbox.act({ $case: "join", value: { session: this.id, group } });
+  }
+
+  leave(group: string): void {
+    this.#outbox.act({ $case: "leave", value: { session: this.id, group } });
+  }
+
+  /** Says which user it is. */
+  bind(user: string): void {
+    this.#outbox.act({ $case: "bind", value: { session: this.id, user } });
+  }
+
+  /** Sets an attribute; an empty value removes it. */
+  set(name: string, value: string): void {
+    this.#outbox.act({ $case: "setAttributes", value: { session: this.id, attributes: new Map([[name, value]]) } });
+  }
+
+  /** Closes it, once its client has been told the reason. */
+  kick(reason: string): void {
+    const kick = Kick.create({ target: { $case: "session", value: this.id }, reason });
+    this.#outbox.act({ $case: "kick", value: kick });
+  }
+}
