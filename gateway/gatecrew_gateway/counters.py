@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 class Counters:
     sessions_opened: int = 0
     sessions_closed: int = 0
-    sessions_refused: int = 0  # over the listener's max_sessions
+    sessions_refused: int = 0  # over the listener's max_sessions, or the process's file descriptors
     wire_errors: int = 0
     slow_clients_cut: int = 0
     requests: int = 0  # accepted

@@ -21,6 +21,7 @@ from .config import GatewayConfig
 from .counters import Counters
 from .dispatcher import Dispatcher
 from .net.crew import TICK_S, Crew
+from .net.descriptors import room_for_clients
 from .net.listener import Listener
 from .net.peers import GATEWAY_TAG, Peers
 from .net.service import GatewayService
@@ -59,8 +60,9 @@ class Gateway:
         )
         self._crew = Crew(config, registry, Trust(config), self._hello, self._dispatcher, self._actions, self.counters)
         self._peers = Peers(registry, self.gateway_id)
+        room = room_for_clients()
         self._listeners = [
-            Listener(listener, self._dispatcher, self._sessions, self.counters) for listener in config.listeners
+            Listener(listener, self._dispatcher, self._sessions, self.counters, room) for listener in config.listeners
         ]
         self._server: grpc.aio.Server | None = None
         self._registration: Registration | None = None

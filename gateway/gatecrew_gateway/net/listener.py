@@ -22,8 +22,9 @@ class Listener:
     """Accepts clients and owns their connections."""
 
     def __init__(
-        self, config: ListenerConfig, dispatcher: Dispatcher, sessions: SessionTable, counters: Counters
+        self, config: ListenerConfig, dispatcher: Dispatcher, sessions: SessionTable, counters: Counters, room: int
     ) -> None:
+        """`room`: for sessions of all listeners, as far as file descriptors go."""
         self.config = config
         self.dispatcher = dispatcher
         self.counters = counters
@@ -34,6 +35,7 @@ class Listener:
         self.half_closed: set[Connection] = set()  # the client sends no more, but waits for answers
         self.address = ""
         self._sessions = sessions
+        self._room = room
         self._server: asyncio.Server | None = None
         self._emptied: asyncio.Event = asyncio.Event()
 
@@ -69,7 +71,7 @@ class Listener:
         self.connections.add(connection)
         self._emptied.clear()
         self.counters.sessions_opened += 1
-        if len(self.connections) > config.max_sessions:
+        if len(self.connections) > config.max_sessions or len(self._sessions) > self._room:
             self.counters.sessions_refused += 1
             session.out.append(encode_error(0, 0, Status.RESOURCE_EXHAUSTED, "this listener is full, try later"))
             session.flush()
