@@ -13,7 +13,7 @@ tool() {
     java) echo mvn ;;
     node) echo npm ;;
     rust) echo cargo ;;
-    cpp) echo cmake ;;
+    cpp) echo grpc_cpp_plugin ;;
     *)
         echo "build.sh: no language $1: there are python, go, java, node, rust, cpp" >&2
         exit 2

@@ -170,13 +170,12 @@ class Dispatcher:
 
     # Links.
 
-    def joined(self, link: Link, commands: Iterable[int], session_events: bool) -> None:
-        """A worker is ready. `commands`: those it serves; none means all that no other service claims."""
+    def joined(self, link: Link, commands: frozenset[int] | None, session_events: bool) -> None:
+        """A worker is ready. `commands`: those it serves; None: all that no other service claims."""
         pool = link.pool
-        served = frozenset(commands) or None
-        if served != pool.commands:
+        if commands != pool.commands:
             # While versions of a service run side by side the newest says what it serves.
-            pool.commands = served
+            pool.commands = commands
             self.routes.forget()
         pool.join(link)
         self.counters.links_opened += 1

@@ -65,6 +65,11 @@ class Program:
         """As a hello says it: empty for every command."""
         return [] if self.any is not None else sorted(self.by_command)
 
+    @property
+    def serves_nothing(self) -> bool:
+        """It only pushes, or only hears of sessions."""
+        return self.any is None and not self.by_command
+
 
 def commands_text(commands: list[int], limit: int) -> str:
     """The commands for the registry's metadata, as in "1-20,35"; "*" for every command or if it is too long."""

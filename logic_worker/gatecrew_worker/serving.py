@@ -84,6 +84,7 @@ class Serving:
             service=self._worker.service,
             incarnation=self.incarnation,
             commands=program.commands,
+            no_commands=program.serves_nothing,
             max_in_flight=self._worker.max_in_flight,
             session_events=bool(program.events),
             version=self._worker.version,

@@ -146,7 +146,7 @@ class Crew:
     ) -> Worker:
         worker = Worker(self, name, service, max_in_flight, one_at_a_time)
         self.workers.append(worker)
-        self.dispatcher.joined(worker.link, commands, events)
+        self.dispatcher.joined(worker.link, frozenset(commands) or None, events)
         return worker
 
     def client(self) -> Client:

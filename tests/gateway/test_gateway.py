@@ -336,6 +336,24 @@ async def test_a_draining_worker_hears_when_nothing_is_open_with_it(house: House
         await server.stop(None)
 
 
+async def test_a_worker_without_commands_gets_none(house: House) -> None:
+    """It hears of sessions and pushes; a worker with an empty list and no such word takes every command."""
+    ticker = Worker("ticker")
+
+    @ticker.on_open
+    async def opened(session: Session) -> None:
+        await session.push(b"tick", command=9)
+
+    await house.worker(ticker)
+    client = await house.client(await house.gateway())
+    async with asyncio.timeout(PATIENCE_S), contextlib.aclosing(client.pushes()) as pushes:
+        assert (await anext(pushes)).body == b"tick"
+    with pytest.raises(ReplyError) as refused:
+        await client.request(1)
+    assert "ticker" not in str(refused.value)
+    assert refused.value.status == Status.UNIMPLEMENTED
+
+
 async def test_a_worker_of_another_service_than_the_registry_says_is_refused(house: House) -> None:
     async with echo().serving() as server:
         host, _, port = server.address.rpartition(":")

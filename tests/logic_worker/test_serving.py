@@ -246,7 +246,8 @@ async def test_port_that_is_in_use() -> None:
     async with Slow().worker.serving() as serving:
         with pytest.raises(WorkerError) as error:
             await serve(Slow().worker, port=serving.port)
-        assert str(error.value) == f"cannot listen on {serving.address}: in use, or not an address of ours; choose another"
+        why = "in use, or not an address of ours; choose another"
+        assert str(error.value) == f"cannot listen on {serving.address}: {why}"
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])

@@ -63,7 +63,8 @@ class Kit:
         return self.hello.commands[0] if self.hello.commands and not self.serves(101) else 101
 
     def serves(self, command: int) -> bool:
-        return not self.hello.commands or command in self.hello.commands
+        serves_all = not self.hello.commands and not self.hello.no_commands
+        return serves_all or command in self.hello.commands
 
     def need(self, *commands: int) -> None:
         """Raises:

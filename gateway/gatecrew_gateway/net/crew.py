@@ -134,7 +134,7 @@ class Member:
                 channel,
                 entry.service,
                 entry.id,
-                sorted(commands or ()),
+                commands,
                 crew.hello.service_address,
                 crew.dispatcher,
                 crew.counters,

@@ -116,7 +116,8 @@ class StreamLink:
         writer = asyncio.create_task(self._write(link), name=f"write {self._worker_id}")
         crashed = False
         try:
-            self._dispatcher.joined(link, hello.commands, hello.session_events)
+            serves_all = not hello.commands and not hello.no_commands
+            self._dispatcher.joined(link, None if serves_all else frozenset(hello.commands), hello.session_events)
             crashed = await self._read(link)
         finally:
             self._lose(crashed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 
 import grpc
 import grpc.aio
@@ -34,7 +33,7 @@ class UnaryLink:
         channel: grpc.aio.Channel,
         service: str,
         worker_id: str,
-        commands: Sequence[int],
+        commands: frozenset[int] | None,
         service_address: str,
         dispatcher: Dispatcher,
         counters: Counters,
@@ -58,7 +57,8 @@ class UnaryLink:
         self._beating: asyncio.Task[None] | None = None
         self._over: asyncio.Event = asyncio.Event()
         self.link = Link(dispatcher.pool(service), worker_id, MAX_IN_FLIGHT, self._wake, one_at_a_time=True)
-        self.commands = commands
+        self.commands = sorted(commands or ())
+        self._served = commands
         self.incarnation = ""
         self.heard_at = self._loop.time()
         self.unary = True
@@ -66,7 +66,7 @@ class UnaryLink:
     async def run(self) -> None:
         """Serve until the worker is lost."""
         try:
-            self._dispatcher.joined(self.link, self.commands, session_events=False)
+            self._dispatcher.joined(self.link, self._served, session_events=False)
             await self._over.wait()
         finally:
             self._lose(crashed=False)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gatecrew/v1/worker.proto\x12\x0bgatecrew.v1\"\x87\x02\n\x0eGatewayMessage\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.gatecrew.v1.GatewayHello\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.gatecrew.v1.Heartbeat\x12-\n\x08sessions\x18\x03 \x03(\x0b\x32\x1b.gatecrew.v1.SessionContext\x12&\n\x08requests\x18\x04 \x03(\x0b\x32\x14.gatecrew.v1.Request\x12\x1a\n\x12\x66orgotten_sessions\x18\x05 \x03(\x04\x12-\n\x0cpush_results\x18\x06 \x03(\x0b\x32\x17.gatecrew.v1.PushResult\"d\n\x0cGatewayHello\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0esession_prefix\x18\x03 \x01(\r\x12\x17\n\x0fservice_address\x18\x04 \x01(\t\"\xc0\x01\n\rWorkerMessage\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x18.gatecrew.v1.WorkerHello\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.gatecrew.v1.Heartbeat\x12#\n\x07replies\x18\x03 \x03(\x0b\x32\x12.gatecrew.v1.Reply\x12$\n\x07\x61\x63tions\x18\x04 \x03(\x0b\x32\x13.gatecrew.v1.Action\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"\x85\x01\n\x0bWorkerHello\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x10\n\x08\x63ommands\x18\x03 \x03(\r\x12\x15\n\rmax_in_flight\x18\x04 \x01(\r\x12\x16\n\x0esession_events\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\t\"A\n\tHeartbeat\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12\x11\n\toldest_ms\x18\x03 \x01(\r\"\xbb\x01\n\x07Request\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07session\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\r\x12\x1f\n\x04kind\x18\x04 \x01(\x0e\x32\x11.gatecrew.v1.Kind\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x14\n\x0cremaining_ms\x18\x06 \x01(\r\x12\x0c\n\x04\x62ody\x18\x07 \x01(\x0c\x12,\n\x07\x63ontext\x18\x08 \x01(\x0b\x32\x1b.gatecrew.v1.SessionContext\"W\n\x05Reply\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06status\x18\x02 \x01(\r\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x13\n\x0bnot_started\x18\x05 \x01(\x08\"\xc3\x01\n\x0eSessionContext\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x10\n\x08listener\x18\x04 \x01(\t\x12?\n\nattributes\x18\x05 \x03(\x0b\x32+.gatecrew.v1.SessionContext.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x90\x02\n\x06\x41\x63tion\x12!\n\x04push\x18\x01 \x01(\x0b\x32\x11.gatecrew.v1.PushH\x00\x12!\n\x04\x62ind\x18\x02 \x01(\x0b\x32\x11.gatecrew.v1.BindH\x00\x12\x34\n\x0eset_attributes\x18\x03 \x01(\x0b\x32\x1a.gatecrew.v1.SetAttributesH\x00\x12!\n\x04join\x18\x04 \x01(\x0b\x32\x11.gatecrew.v1.JoinH\x00\x12#\n\x05leave\x18\x05 \x01(\x0b\x32\x12.gatecrew.v1.LeaveH\x00\x12!\n\x04kick\x18\x06 \x01(\x0b\x32\x11.gatecrew.v1.KickH\x00\x12\x15\n\rafter_replies\x18\x0f \x01(\rB\x08\n\x06\x61\x63tion\"\xa0\x01\n\x04Push\x12\x11\n\x07session\x18\x01 \x01(\x04H\x00\x12\x0e\n\x04user\x18\x02 \x01(\tH\x00\x12\x0f\n\x05group\x18\x03 \x01(\tH\x00\x12\x12\n\x08\x65veryone\x18\x04 \x01(\x08H\x00\x12\x0f\n\x07\x63ommand\x18\x05 \x01(\r\x12\x0c\n\x04\x62ody\x18\x06 \x01(\x0c\x12\x16\n\x0e\x65xcept_session\x18\x07 \x01(\x04\x12\x0f\n\x07receipt\x18\x08 \x01(\x04\x42\x08\n\x06target\"0\n\nPushResult\x12\x0f\n\x07receipt\x18\x01 \x01(\x04\x12\x11\n\tdelivered\x18\x02 \x01(\r\"%\n\x04\x42ind\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0c\n\x04user\x18\x02 \x01(\t\"\x93\x01\n\rSetAttributes\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12>\n\nattributes\x18\x02 \x03(\x0b\x32*.gatecrew.v1.SetAttributes.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"&\n\x04Join\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\r\n\x05group\x18\x02 \x01(\t\"\'\n\x05Leave\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\r\n\x05group\x18\x02 \x01(\t\"_\n\x04Kick\x12\x11\n\x07session\x18\x01 \x01(\x04H\x00\x12\x0e\n\x04user\x18\x02 \x01(\tH\x00\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1a\n\x12reconnect_after_ms\x18\x04 \x01(\rB\x08\n\x06target*H\n\x04Kind\x12\x10\n\x0cKIND_REQUEST\x10\x00\x12\x0f\n\x0bKIND_NOTIFY\x10\x01\x12\r\n\tKIND_OPEN\x10\x02\x12\x0e\n\nKIND_CLOSE\x10\x03\x32\x86\x01\n\x0bLogicWorker\x12\x43\n\x04Link\x12\x1b.gatecrew.v1.GatewayMessage\x1a\x1a.gatecrew.v1.WorkerMessage(\x01\x30\x01\x12\x32\n\x06Handle\x12\x14.gatecrew.v1.Request\x1a\x12.gatecrew.v1.Replyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gatecrew/v1/worker.proto\x12\x0bgatecrew.v1\"\x87\x02\n\x0eGatewayMessage\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.gatecrew.v1.GatewayHello\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.gatecrew.v1.Heartbeat\x12-\n\x08sessions\x18\x03 \x03(\x0b\x32\x1b.gatecrew.v1.SessionContext\x12&\n\x08requests\x18\x04 \x03(\x0b\x32\x14.gatecrew.v1.Request\x12\x1a\n\x12\x66orgotten_sessions\x18\x05 \x03(\x04\x12-\n\x0cpush_results\x18\x06 \x03(\x0b\x32\x17.gatecrew.v1.PushResult\"d\n\x0cGatewayHello\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0esession_prefix\x18\x03 \x01(\r\x12\x17\n\x0fservice_address\x18\x04 \x01(\t\"\xc0\x01\n\rWorkerMessage\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x18.gatecrew.v1.WorkerHello\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.gatecrew.v1.Heartbeat\x12#\n\x07replies\x18\x03 \x03(\x0b\x32\x12.gatecrew.v1.Reply\x12$\n\x07\x61\x63tions\x18\x04 \x03(\x0b\x32\x13.gatecrew.v1.Action\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"\x9a\x01\n\x0bWorkerHello\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x10\n\x08\x63ommands\x18\x03 \x03(\r\x12\x15\n\rmax_in_flight\x18\x04 \x01(\r\x12\x16\n\x0esession_events\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x13\n\x0bno_commands\x18\x07 \x01(\x08\"A\n\tHeartbeat\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12\x11\n\toldest_ms\x18\x03 \x01(\r\"\xbb\x01\n\x07Request\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07session\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\r\x12\x1f\n\x04kind\x18\x04 \x01(\x0e\x32\x11.gatecrew.v1.Kind\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x14\n\x0cremaining_ms\x18\x06 \x01(\r\x12\x0c\n\x04\x62ody\x18\x07 \x01(\x0c\x12,\n\x07\x63ontext\x18\x08 \x01(\x0b\x32\x1b.gatecrew.v1.SessionContext\"W\n\x05Reply\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06status\x18\x02 \x01(\r\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x13\n\x0bnot_started\x18\x05 \x01(\x08\"\xc3\x01\n\x0eSessionContext\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x10\n\x08listener\x18\x04 \x01(\t\x12?\n\nattributes\x18\x05 \x03(\x0b\x32+.gatecrew.v1.SessionContext.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x90\x02\n\x06\x41\x63tion\x12!\n\x04push\x18\x01 \x01(\x0b\x32\x11.gatecrew.v1.PushH\x00\x12!\n\x04\x62ind\x18\x02 \x01(\x0b\x32\x11.gatecrew.v1.BindH\x00\x12\x34\n\x0eset_attributes\x18\x03 \x01(\x0b\x32\x1a.gatecrew.v1.SetAttributesH\x00\x12!\n\x04join\x18\x04 \x01(\x0b\x32\x11.gatecrew.v1.JoinH\x00\x12#\n\x05leave\x18\x05 \x01(\x0b\x32\x12.gatecrew.v1.LeaveH\x00\x12!\n\x04kick\x18\x06 \x01(\x0b\x32\x11.gatecrew.v1.KickH\x00\x12\x15\n\rafter_replies\x18\x0f \x01(\rB\x08\n\x06\x61\x63tion\"\xa0\x01\n\x04Push\x12\x11\n\x07session\x18\x01 \x01(\x04H\x00\x12\x0e\n\x04user\x18\x02 \x01(\tH\x00\x12\x0f\n\x05group\x18\x03 \x01(\tH\x00\x12\x12\n\x08\x65veryone\x18\x04 \x01(\x08H\x00\x12\x0f\n\x07\x63ommand\x18\x05 \x01(\r\x12\x0c\n\x04\x62ody\x18\x06 \x01(\x0c\x12\x16\n\x0e\x65xcept_session\x18\x07 \x01(\x04\x12\x0f\n\x07receipt\x18\x08 \x01(\x04\x42\x08\n\x06target\"0\n\nPushResult\x12\x0f\n\x07receipt\x18\x01 \x01(\x04\x12\x11\n\tdelivered\x18\x02 \x01(\r\"%\n\x04\x42ind\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0c\n\x04user\x18\x02 \x01(\t\"\x93\x01\n\rSetAttributes\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12>\n\nattributes\x18\x02 \x03(\x0b\x32*.gatecrew.v1.SetAttributes.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"&\n\x04Join\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\r\n\x05group\x18\x02 \x01(\t\"\'\n\x05Leave\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\r\n\x05group\x18\x02 \x01(\t\"_\n\x04Kick\x12\x11\n\x07session\x18\x01 \x01(\x04H\x00\x12\x0e\n\x04user\x18\x02 \x01(\tH\x00\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1a\n\x12reconnect_after_ms\x18\x04 \x01(\rB\x08\n\x06target*H\n\x04Kind\x12\x10\n\x0cKIND_REQUEST\x10\x00\x12\x0f\n\x0bKIND_NOTIFY\x10\x01\x12\r\n\tKIND_OPEN\x10\x02\x12\x0e\n\nKIND_CLOSE\x10\x03\x32\x86\x01\n\x0bLogicWorker\x12\x43\n\x04Link\x12\x1b.gatecrew.v1.GatewayMessage\x1a\x1a.gatecrew.v1.WorkerMessage(\x01\x30\x01\x12\x32\n\x06Handle\x12\x14.gatecrew.v1.Request\x1a\x12.gatecrew.v1.Replyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONCONTEXT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_SETATTRIBUTES_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_SETATTRIBUTES_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_KIND']._serialized_start=2139
-  _globals['_KIND']._serialized_end=2211
+  _globals['_KIND']._serialized_start=2160
+  _globals['_KIND']._serialized_end=2232
   _globals['_GATEWAYMESSAGE']._serialized_start=42
   _globals['_GATEWAYMESSAGE']._serialized_end=305
   _globals['_GATEWAYHELLO']._serialized_start=307
@@ -44,35 +44,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERMESSAGE']._serialized_start=410
   _globals['_WORKERMESSAGE']._serialized_end=602
   _globals['_WORKERHELLO']._serialized_start=605
-  _globals['_WORKERHELLO']._serialized_end=738
-  _globals['_HEARTBEAT']._serialized_start=740
-  _globals['_HEARTBEAT']._serialized_end=805
-  _globals['_REQUEST']._serialized_start=808
-  _globals['_REQUEST']._serialized_end=995
-  _globals['_REPLY']._serialized_start=997
-  _globals['_REPLY']._serialized_end=1084
-  _globals['_SESSIONCONTEXT']._serialized_start=1087
-  _globals['_SESSIONCONTEXT']._serialized_end=1282
-  _globals['_SESSIONCONTEXT_ATTRIBUTESENTRY']._serialized_start=1233
-  _globals['_SESSIONCONTEXT_ATTRIBUTESENTRY']._serialized_end=1282
-  _globals['_ACTION']._serialized_start=1285
-  _globals['_ACTION']._serialized_end=1557
-  _globals['_PUSH']._serialized_start=1560
-  _globals['_PUSH']._serialized_end=1720
-  _globals['_PUSHRESULT']._serialized_start=1722
-  _globals['_PUSHRESULT']._serialized_end=1770
-  _globals['_BIND']._serialized_start=1772
-  _globals['_BIND']._serialized_end=1809
-  _globals['_SETATTRIBUTES']._serialized_start=1812
-  _globals['_SETATTRIBUTES']._serialized_end=1959
-  _globals['_SETATTRIBUTES_ATTRIBUTESENTRY']._serialized_start=1233
-  _globals['_SETATTRIBUTES_ATTRIBUTESENTRY']._serialized_end=1282
-  _globals['_JOIN']._serialized_start=1961
-  _globals['_JOIN']._serialized_end=1999
-  _globals['_LEAVE']._serialized_start=2001
-  _globals['_LEAVE']._serialized_end=2040
-  _globals['_KICK']._serialized_start=2042
-  _globals['_KICK']._serialized_end=2137
-  _globals['_LOGICWORKER']._serialized_start=2214
-  _globals['_LOGICWORKER']._serialized_end=2348
+  _globals['_WORKERHELLO']._serialized_end=759
+  _globals['_HEARTBEAT']._serialized_start=761
+  _globals['_HEARTBEAT']._serialized_end=826
+  _globals['_REQUEST']._serialized_start=829
+  _globals['_REQUEST']._serialized_end=1016
+  _globals['_REPLY']._serialized_start=1018
+  _globals['_REPLY']._serialized_end=1105
+  _globals['_SESSIONCONTEXT']._serialized_start=1108
+  _globals['_SESSIONCONTEXT']._serialized_end=1303
+  _globals['_SESSIONCONTEXT_ATTRIBUTESENTRY']._serialized_start=1254
+  _globals['_SESSIONCONTEXT_ATTRIBUTESENTRY']._serialized_end=1303
+  _globals['_ACTION']._serialized_start=1306
+  _globals['_ACTION']._serialized_end=1578
+  _globals['_PUSH']._serialized_start=1581
+  _globals['_PUSH']._serialized_end=1741
+  _globals['_PUSHRESULT']._serialized_start=1743
+  _globals['_PUSHRESULT']._serialized_end=1791
+  _globals['_BIND']._serialized_start=1793
+  _globals['_BIND']._serialized_end=1830
+  _globals['_SETATTRIBUTES']._serialized_start=1833
+  _globals['_SETATTRIBUTES']._serialized_end=1980
+  _globals['_SETATTRIBUTES_ATTRIBUTESENTRY']._serialized_start=1254
+  _globals['_SETATTRIBUTES_ATTRIBUTESENTRY']._serialized_end=1303
+  _globals['_JOIN']._serialized_start=1982
+  _globals['_JOIN']._serialized_end=2020
+  _globals['_LEAVE']._serialized_start=2022
+  _globals['_LEAVE']._serialized_end=2061
+  _globals['_KICK']._serialized_start=2063
+  _globals['_KICK']._serialized_end=2158
+  _globals['_LOGICWORKER']._serialized_start=2235
+  _globals['_LOGICWORKER']._serialized_end=2369
 # @@protoc_insertion_point(module_scope)

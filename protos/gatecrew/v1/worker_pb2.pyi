@@ -172,6 +172,7 @@ class WorkerHello(google.protobuf.message.Message):
     MAX_IN_FLIGHT_FIELD_NUMBER: builtins.int
     SESSION_EVENTS_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    NO_COMMANDS_FIELD_NUMBER: builtins.int
     service: builtins.str
     incarnation: builtins.str
     """random, one process life"""
@@ -181,9 +182,11 @@ class WorkerHello(google.protobuf.message.Message):
     """also send requests of KIND_OPEN and KIND_CLOSE"""
     version: builtins.str
     """of the worker's own program, for people"""
+    no_commands: builtins.bool
+    """it only pushes, or only hears of sessions"""
     @property
     def commands(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """empty: every command that no other service claims"""
+        """empty: every command that no other service claims, unless no_commands is set"""
 
     def __init__(
         self,
@@ -194,8 +197,9 @@ class WorkerHello(google.protobuf.message.Message):
         max_in_flight: builtins.int = ...,
         session_events: builtins.bool = ...,
         version: builtins.str = ...,
+        no_commands: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["commands", b"commands", "incarnation", b"incarnation", "max_in_flight", b"max_in_flight", "service", b"service", "session_events", b"session_events", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["commands", b"commands", "incarnation", b"incarnation", "max_in_flight", b"max_in_flight", "no_commands", b"no_commands", "service", b"service", "session_events", b"session_events", "version", b"version"]) -> None: ...
 
 Global___WorkerHello: typing_extensions.TypeAlias = WorkerHello
 
