@@ -105,16 +105,16 @@ class Deployment:
         state: dict[str, Any] = inspect(container)["State"]
         return state
 
-    def status(self, gateway: str) -> dict[str, Any]:
-        """What a gateway says of itself, asked in its own container."""
-        ask = ("gatecrew", "status", "--json", "--gateway-service", "127.0.0.1:7070")
-        [status] = json.loads(self.compose("exec", "-T", gateway, *ask))["gateways"]
-        assert isinstance(status, dict)
-        return status
-
     def answered(self, gateway: str) -> dict[str, int]:
-        """Of the workers that a gateway is linked to: address -> requests that they answered it."""
-        links = self.status(gateway)["links"]
+        """Of the workers that a gateway is linked to: address -> requests that they answered it.
+
+        Asked in its own container; empty when it does not answer.
+        """
+        ask = ("exec", "-T", gateway, "gatecrew", "status", "--json", "--gateway-service", "127.0.0.1:7070")
+        done = _try("docker", "compose", "--project-name", self.project, *ask, timeout_s=COMMAND_S)
+        if done.returncode != 0:
+            return {}
+        links = [link for each in json.loads(done.stdout)["gateways"] for link in each["links"]]
         return {link["address"].partition(":")[0]: link["answered"] for link in links if link["state"] == "ready"}
 
     def consul(self, path: str) -> Any:
@@ -149,6 +149,10 @@ def inspect(name: str) -> dict[str, Any]:
 
 
 def _run(*command: str, timeout_s: float) -> str:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+    done = _try(*command, timeout_s=timeout_s)
     assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def _try(*command: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)

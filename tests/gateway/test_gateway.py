@@ -336,6 +336,33 @@ async def test_a_draining_worker_hears_when_nothing_is_open_with_it(house: House
         await server.stop(None)
 
 
+async def test_a_worker_that_drains_from_its_first_message_on_is_left(house: House) -> None:
+    """As one does to whom a gateway comes while it drains: its hello says so too."""
+    left = asyncio.Event()
+
+    class Leaving(worker_pb2_grpc.LogicWorkerServicer):
+        async def Link(self, messages: AsyncIterator[worker_pb2.GatewayMessage], context: Any) -> Any:  # type: ignore[override]
+            yield worker_pb2.WorkerMessage(hello=worker_pb2.WorkerHello(service="leaving"), draining=True)
+            async for message in messages:
+                if message.HasField("heartbeat"):  # it is silent for nobody
+                    yield worker_pb2.WorkerMessage(heartbeat=message.heartbeat)
+            left.set()
+
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    worker_pb2_grpc.add_LogicWorkerServicer_to_server(Leaving(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await house.registry.register(
+        Entry(service="leaving", id="leaving", host="127.0.0.1", port=port, tags=("gatecrew-worker",))
+    )
+    try:
+        await house.gateway(workers=0)
+        async with asyncio.timeout(PATIENCE_S / 2):
+            await left.wait()
+    finally:
+        await server.stop(None)
+
+
 async def test_a_worker_without_commands_gets_none(house: House) -> None:
     """It hears of sessions and pushes; a worker with an empty list and no such word takes every command."""
     ticker = Worker("ticker")

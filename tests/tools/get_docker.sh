@@ -44,6 +44,7 @@ is_there() {
 
 get_engine() {
     command -v dockerd >/dev/null || docker info >/dev/null 2>&1 || install docker.io iptables
+    command -v docker >/dev/null || install docker-cli
     if ! docker info >/dev/null 2>&1; then
         [ "$(id -u)" = 0 ] || fail "no engine answers, and only root can start one"
         echo "starting dockerd, which logs to $tools/docker/dockerd.log; stop it with: kill \$(cat /var/run/docker.pid)"

@@ -103,7 +103,8 @@ class StreamLink:
         except asyncio.CancelledError:
             call.cancel()
             raise
-        hello = self._checked(first)
+        message = self._checked(first)
+        hello = message.hello
         link = self.link = Link(
             self._dispatcher.pool(hello.service),
             self._worker_id,
@@ -118,6 +119,7 @@ class StreamLink:
         try:
             serves_all = not hello.commands and not hello.no_commands
             self._dispatcher.joined(link, None if serves_all else frozenset(hello.commands), hello.session_events)
+            self._take_in(link, message)  # more may be in it: a worker that we came late to drains already
             crashed = await self._read(link)
         finally:
             self._lose(crashed)
@@ -126,14 +128,14 @@ class StreamLink:
             if not writer.cancelled() and writer.exception() is not None:
                 log.error("writer of the link to %s", self._worker_id, exc_info=writer.exception())
 
-    def _checked(self, first: worker_pb2.WorkerMessage | object) -> worker_pb2.WorkerHello:
+    def _checked(self, first: worker_pb2.WorkerMessage | object) -> worker_pb2.WorkerMessage:
         if not isinstance(first, worker_pb2.WorkerMessage) or not first.HasField("hello"):
             self._cancel()
             raise Refused("its first message is not a hello")
         if first.hello.service != self._service:
             self._cancel()
             raise Refused(f"it says that it serves {first.hello.service!r}, the registry says {self._service!r}")
-        return first.hello
+        return first
 
     # The reader.
 
