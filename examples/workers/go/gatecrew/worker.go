@@ -122,6 +122,7 @@ func (w *Worker) hello() *pb.WorkerHello {
 		Service:     w.service,
 		Incarnation: w.Incarnation,
 		Commands:    slices.Sorted(maps.Keys(w.commands)),
+		NoCommands:  len(w.commands) == 0, // else an empty list means all
 		MaxInFlight: maxInFlight,
 	}
 }

@@ -1,5 +1,5 @@
 import { status } from "@grpc/grpc-js";
-import { Action, type Heartbeat, type Reply, WorkerMessage } from "../pb/gatecrew/v1/worker.js";
+import { Action, type DeepPartial, type Heartbeat, type Reply, WorkerMessage } from "../pb/gatecrew/v1/worker.js";
 import { MAX_BODY, StatusError, tooLarge } from "./status.js";
 
 const MESSAGE_BYTES = 1 << 20; // a message is full here; the item that fills it makes it some 2 MiB, and 4 is the limit
@@ -43,11 +43,12 @@ export class Outbox {
   }
 
   /** @throws StatusError if the action is too large, or the link has ended, or the gateway does not read. */
-  act(action: NonNullable<Action["action"]>): void {
-    if (action.$case === "push" && action.value.body.length > MAX_BODY) {
-      throw tooLarge(action.value.body.length);
+  act(action: DeepPartial<Action>["action"]): void {
+    const placed = Action.create({ action });
+    if (placed.action?.$case === "push" && placed.action.value.body.length > MAX_BODY) {
+      throw tooLarge(placed.action.value.body.length);
     }
-    const size = Action.encode({ action, afterReplies: 0 }).finish().length;
+    const size = Action.encode(placed).finish().length;
     if (size > MAX_ACTION) {
       throw new StatusError(status.INVALID_ARGUMENT, `an action of ${size} bytes; ${MAX_ACTION} at most`);
     }
@@ -55,7 +56,8 @@ export class Outbox {
       throw new StatusError(status.UNAVAILABLE, "the session's gateway is gone, or does not read");
     }
     const message = this.#grow(size);
-    message.actions.push({ action, afterReplies: message.replies.length });
+    placed.afterReplies = message.replies.length;
+    message.actions.push(placed);
     this.flushSoon();
   }
 

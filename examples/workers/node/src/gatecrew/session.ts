@@ -1,4 +1,4 @@
-import { Kick, Push, type SessionContext } from "../pb/gatecrew/v1/worker.js";
+import type { SessionContext } from "../pb/gatecrew/v1/worker.js";
 import type { Outbox } from "./outbox.js";
 
 /** A client, as one link knows it. Its requests run one after the other; it goes when the gateway forgets it. */
@@ -20,8 +20,8 @@ export class Session {
 
   /** Sends a packet to the client. */
   push(command: number, body: Uint8Array): void {
-    const push = Push.create({ target: { $case: "session", value: this.id }, command, body });
-    this.#outbox.act({ $case: "push", value: push });
+    const target = { $case: "session", value: this.id } as const;
+    this.#outbox.act({ $case: "push", value: { target, command, body } });
   }
 
   join(group: string): void {
@@ -44,7 +44,6 @@ export class Session {
 
   /** Closes it, once its client has been told the reason. */
   kick(reason: string): void {
-    const kick = Kick.create({ target: { $case: "session", value: this.id }, reason });
-    this.#outbox.act({ $case: "kick", value: kick });
+    this.#outbox.act({ $case: "kick", value: { target: { $case: "session", value: this.id }, reason } });
   }
 }

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout } from "node:timers/promises";
 import { status } from "@grpc/grpc-js";
-import { Push, type LogicWorkerServer, type Request, type WorkerHello } from "../pb/gatecrew/v1/worker.js";
+import { type LogicWorkerServer, type Request, WorkerHello } from "../pb/gatecrew/v1/worker.js";
 import { Link } from "./link.js";
 import type { Session } from "./session.js";
 import { StatusError } from "./status.js";
@@ -37,10 +37,10 @@ export class Worker {
 
   /** Sends a packet to the members of a group, whichever gateway they are at, but not to the session `except`. */
   pushGroup(group: string, command: number, body: Uint8Array, except = 0n): void {
-    const push = Push.create({ target: { $case: "group", value: group }, command, body, exceptSession: except });
+    const target = { $case: "group", value: group } as const;
     for (const link of this.links) {
       try {
-        link.outbox.act({ $case: "push", value: push });
+        link.outbox.act({ $case: "push", value: { target, command, body, exceptSession: except } });
       } catch (error) {
         if (!(error instanceof StatusError) || error.code !== status.UNAVAILABLE) {
           throw error; // else one gateway is gone, which is no failure
@@ -63,7 +63,8 @@ export class Worker {
   hello(): WorkerHello {
     const commands = [...this.handlers.keys()];
     const { service, incarnation } = this;
-    return { service, incarnation, commands, maxInFlight: MAX_IN_FLIGHT, sessionEvents: false, version: "" };
+    const noCommands = commands.length === 0; // else an empty list means all
+    return WorkerHello.create({ service, incarnation, commands, noCommands, maxInFlight: MAX_IN_FLIGHT });
   }
 
   /** Logs one failure a second: a client must not be able to fill the log. */
