@@ -6,8 +6,11 @@ python -m gatecrew_cli.child PARENT_PID --exec PROGRAM ...         any program
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
+
+from .errors import UserError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -16,6 +19,16 @@ def command(*arguments: str) -> list[str]:
     """The command that starts one as a child of this process."""
     # -P: the user's directory must not come before the standard library in a process that is not his worker.
     return [sys.executable, "-P", "-m", f"{__package__}.child", str(os.getpid()), *arguments]
+
+
+def check_program(program: str) -> None:
+    """Find out before anything is started.
+
+    Raises:
+        UserError: there is no such program.
+    """
+    if shutil.which(program) is None:
+        raise UserError(f"{program}: {'is not executable' if os.path.isfile(program) else 'no such program'}")
 
 
 def die_with_parent(parent: int) -> None:

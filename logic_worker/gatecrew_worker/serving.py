@@ -108,6 +108,7 @@ class Serving:
             },
             # The registry's agent has no certificate that we would take, so it cannot ask: we tell.
             check="ttl" if self._tls else "grpc",
+            check_service="gatecrew.v1.LogicWorker",  # somebody else at our address, later, is not us
         )
 
     async def start(self, host: str, port: int, registry: Registry | None, advertise_host: str) -> None:

@@ -342,7 +342,7 @@ def test_json_and_exit_code(tmp_path: Path) -> None:
 def test_bad_input_is_one_line() -> None:
     for arguments, complaint in [
         (["127.0.0.1:1"], "127.0.0.1:1: UNAVAILABLE"),
-        (["no-such-program"], "cannot start no-such-program: No such file"),
+        (["no-such-program"], "no-such-program: no such program"),
         (["--", "false"], "the program ended with exit code 1 before it served"),
         (["--pid", "1", "--", "false"], "--pid goes with HOST:PORT"),
     ]:

@@ -1,10 +1,8 @@
 """`gatecrew run`: supervise worker programs of any language."""
 
-import os
-import shutil
-
 import click
 
+from ..child import check_program
 from ..errors import UserError
 from ..loop import run
 from ..names import SERVICE_NAME, SERVICE_RULE
@@ -58,8 +56,7 @@ def command(
     gatecrew run --service tour --replicas 3 -- ./tour
     gatecrew run --service tour -- java -jar tour.jar
     """
-    if shutil.which(program[0]) is None:
-        raise UserError(f"{program[0]}: {'is not executable' if os.path.isfile(program[0]) else 'no such program'}")
+    check_program(program[0])
     if not SERVICE_NAME.fullmatch(service):
         raise UserError(f"--service {service!r}: {SERVICE_RULE}")
     if listen[1] + replicas - 1 > 65535:

@@ -139,7 +139,8 @@ class Kit:
         try:
             await self.idle.greet()
         except Broken as error:
-            if self.idle.ended is not grpc.StatusCode.UNIMPLEMENTED:
+            # A write may fail before the reader has seen how the stream ended.
+            if not self.idle.call.done() or await self.idle.call.code() is not grpc.StatusCode.UNIMPLEMENTED:
                 raise Failed(f"{self.address}: {error}") from None
             self.flavour = "handle"
         self.opened_at = time.monotonic()

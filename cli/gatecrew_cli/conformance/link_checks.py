@@ -349,6 +349,22 @@ async def groups(kit: Kit) -> None:
         expect(len(there.actions) == 1, f"{len(there.actions)} actions on the second link")
 
 
+@check(101, 112)
+async def crossfire(kit: Kit) -> None:
+    """Sessions of two gateways that push to one group at once do not lock each other out."""
+    async with kit.link() as one, kit.link() as other:
+        for _ in range(20):
+            batches = {
+                gateway: [gateway.request(112, b"room x", session=number) for number in range(50)]
+                for gateway in (one, other)
+            }
+            await asyncio.gather(*(gateway.post(*batch) for gateway, batch in batches.items()))
+            for gateway, batch in batches.items():
+                await gateway.answers(*batch)
+        for gateway in (one, other):
+            await gateway.until(lambda gateway=gateway: len(gateway.actions) >= 2000, "not all pushes came")  # type: ignore[misc]
+
+
 @check(113, 114, 115)
 async def session_commands(kit: Kit) -> None:
     """Bind, set attributes and kick are actions on the session."""

@@ -11,6 +11,8 @@ from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import Sequence
 from tempfile import NamedTemporaryFile
 
+from ..child import check_program
+from ..child import command as own_command
 from ..errors import Failed, UserError
 
 SERVICE = "conformance"  # the name that the kit gives to a worker that it starts
@@ -34,16 +36,18 @@ class Program:
         Raises:
             UserError: there is no such program.
         """
+        check_program(command[0])
         port = free_port()
         environment = {**os.environ, "HOST": "127.0.0.1", "PORT": str(port), "SERVICE": SERVICE}
         with NamedTemporaryFile(prefix="gatecrew-conformance-", suffix=".log", delete=False) as output:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *command, env=environment, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True
-                )
-            except OSError as error:
-                os.unlink(output.name)
-                raise UserError(f"cannot start {command[0]}: {error.strerror or error}") from None
+            process = await asyncio.create_subprocess_exec(
+                *own_command("--exec", *command),
+                env=environment,
+                stdin=DEVNULL,
+                stdout=output,
+                stderr=STDOUT,
+                start_new_session=True,
+            )
         return cls(f"127.0.0.1:{port}", process.pid, process, output.name)
 
     def check_alive(self) -> None:
