@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +26,7 @@ from .program import Program
 START_S = 60.0  # for a program to serve: a JVM on a busy machine
 CHECK_S = 60.0  # one check as a whole
 PATIENCE_S = 5.0  # for an answer
+LISTEN_S = 1.0  # for a worker to speak first
 Flavour = Literal["link", "handle"]
 
 
@@ -137,10 +139,13 @@ class Kit:
         idle = PlayedGateway(self.address, self._next_prefix(), PATIENCE_S)
         self.idle = await self._stack.enter_async_context(idle)
         try:
+            # Listen first: a stream that nobody serves ends by itself, and grpc.aio hides how if we write meanwhile.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LISTEN_S):
+                    await self.idle.greeted()
             await self.idle.greet()
         except Broken as error:
-            # A write may fail before the reader has seen how the stream ended.
-            if not self.idle.call.done() or await self.idle.call.code() is not grpc.StatusCode.UNIMPLEMENTED:
+            if self.idle.ended is not grpc.StatusCode.UNIMPLEMENTED:
                 raise Failed(f"{self.address}: {error}") from None
             self.flavour = "handle"
         self.opened_at = time.monotonic()

@@ -24,6 +24,7 @@ HANDLE_LEAVE_CHECKS = Checks()
 
 STANDSTILL_S = 3.0  # longer than the two seconds after which a worker must doubt
 EXIT_S = 12.0  # a drain with nothing open that is slow takes less
+LEAVES_S = 0.5  # for what was written to be on its way, on a busy machine too
 POLL_S = 0.05
 
 
@@ -42,7 +43,7 @@ async def standstill(kit: Kit) -> None:
             await asyncio.sleep(STANDSTILL_S)
             gateway.call.cancel()
             await gateway.until(lambda: gateway.ended is not None, "the stream did not end")
-            await asyncio.sleep(POLL_S)  # for the cancellation to leave this process
+            await asyncio.sleep(LEAVES_S)  # for the cancellation to leave this process
         finally:
             program.signal(signal.SIGCONT)
     async with kit.link() as gateway:

@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	lease      = 2 * time.Second       // a gateway speaks every second; after such a silence we stood still
-	doubt      = 50 * time.Millisecond // for a cancellation to overtake what came before it
-	slice      = time.Millisecond      // a batch that takes longer does not hold back its first replies
-	maxMessage = 1024                  // bytes of an error that the client is shown
+	lease      = 2 * time.Second        // a gateway speaks every second; after such a silence we stood still
+	doubt      = 200 * time.Millisecond // for a cancellation to overtake what came before it
+	slice      = time.Millisecond       // a batch that takes longer does not hold back its first replies
+	maxMessage = 1024                   // bytes of an error that the client is shown
 )
 
 // link is the stream of one gateway: one goroutine reads and runs the quick handlers, one writes, and each session

@@ -17,7 +17,7 @@ using std::chrono_literals::operator""ms;
 namespace {
 
 constexpr auto kLease = 2s;  // a gateway speaks every second; after such a silence another worker may have our requests
-constexpr auto kDoubt = 50ms;              // for a cancellation to overtake what came before it
+constexpr auto kDoubt = 200ms;             // for a cancellation to overtake what came before it
 constexpr std::size_t kMaxMessage = 1024;  // characters that a client is shown
 
 // One line a second: a handler may be wrong a million times.

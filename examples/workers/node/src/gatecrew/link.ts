@@ -15,7 +15,7 @@ import { MAX_BODY, StatusError, tooLarge } from "./status.js";
 import { MAX_IN_FLIGHT, type Handler, type Worker } from "./worker.js";
 
 const LEASE_MS = 2000; // a gateway speaks every second; after such a silence we stood still
-const DOUBT_MS = 50; // for a cancellation to overtake what came before it
+const DOUBT_MS = 200; // for a cancellation to overtake what came before it
 const MAX_MESSAGE = 1024; // characters of an error that the client is shown
 const NOTHING = new Uint8Array();
 const EMPTY = Reply.create(); // spread into each reply, which is cheaper than another create

@@ -18,7 +18,7 @@ use crate::session::{Lane, Request, Session};
 use crate::worker::{Answer, Handler, MAX_BODY, MAX_IN_FLIGHT, Worker, too_large};
 
 const LEASE: Duration = Duration::from_secs(2); // a gateway speaks every second; after such a silence we stood still
-const DOUBT: Duration = Duration::from_millis(50); // for a cancellation to overtake what came before it
+const DOUBT: Duration = Duration::from_millis(200); // for a cancellation to overtake what came before it
 const MAX_MESSAGE: usize = 1024; // characters of an error that the client is shown
 
 pub(crate) struct Link {

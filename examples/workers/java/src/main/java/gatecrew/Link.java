@@ -29,7 +29,7 @@ import java.util.concurrent.TimeUnit;
 final class Link implements StreamObserver<GatewayMessage> {
   private static final long LEASE_NS =
       TimeUnit.SECONDS.toNanos(2); // a gateway speaks every second; then we stood still
-  private static final long DOUBT_MS = 50; // for a cancellation to overtake what came before it
+  private static final long DOUBT_MS = 200; // for a cancellation to overtake what came before it
   private static final int MAX_MESSAGE = 1024; // characters of an error that the client is shown
 
   /** A request on its way to its handler. */
