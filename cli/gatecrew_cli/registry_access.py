@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from gatecrew_registry import Entry, Registry, RegistryError, RegistrySettings
+from gatecrew_registry import Entry, Registry, RegistryError, RegistrySettings, Timing
 
 from .errors import UserError
 
@@ -42,13 +42,16 @@ async def list_entries(settings: RegistrySettings, *tags: str) -> list[list[Entr
     """All instances that have a tag, as they are now; a list for each tag.
 
     Raises:
-        UserError: the registry does not answer.
+        UserError: the registry does not answer, or does not let us read.
     """
     async with Registry(settings) as registry:
         await check_reachable(registry)
         try:
             async with asyncio.timeout(LIST_WITHIN_S):
+                await registry.query_services(0, Timing())  # a watch would go on trying
                 return [await _list(registry, tag) for tag in tags]
+        except RegistryError as error:
+            raise UserError(str(error)) from None
         except TimeoutError:
             raise UserError(f"registry {settings.url}: no list within {LIST_WITHIN_S:g} s") from None
 
