@@ -1,0 +1,45 @@
+"""One cluster on many hosts for all tests, whole again before each of them, and the figures that they measure."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from tools.consul import require_consul
+
+from hosts.cluster import HostCluster
+from hosts.network import require_hosts
+
+FIGURES: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def one_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostCluster]:
+    require_hosts()
+    cluster = HostCluster(tmp_path_factory.mktemp("hosts"), require_consul("current"))
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(one_cluster: HostCluster) -> Iterator[HostCluster]:
+    """Every gateway is linked to every worker; nothing that ran in the test may have met what it did not expect."""
+    one_cluster.wait_links()
+    before = one_cluster.complaints()
+    yield one_cluster
+    assert one_cluster.complaints() == before
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say a figure: all are printed at the end of the run."""
+
+    def say(figure: str) -> None:
+        FIGURES.append(f"{request.node.name}: {figure}")
+
+    return say
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if FIGURES:
+        terminalreporter.section("several hosts, measured")
+        for figure in FIGURES:
+            terminalreporter.write_line(figure)
