@@ -171,10 +171,11 @@ class HostCluster:
             gateways=[gateway.address],
             history=str(file),
             commands=EVERY_KIND,
-            sessions=40,
-            rate=400.0,
+            sessions=60,
+            rate=480.0,
         )
-        process = self.on_clients([sys.executable, "-m", "survival.load", json.dumps(asdict(load))])
+        command = [sys.executable, "-m", "survival.load", json.dumps(asdict(load))]
+        process = Process(self.clients.command(command), {}, TESTS)
         history = History()
         try:
             running = RunningLoad(process)
@@ -200,7 +201,7 @@ class HostCluster:
                     yield record
 
     def complaints(self) -> list[str]:
-        """What no fault of the network is an excuse for, and who said it."""
+        """What no fault of the network is an excuse for, and who of the cluster said it."""
         return [
             f"{process.command}: {line}"
             for process in self._processes

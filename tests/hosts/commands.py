@@ -1,10 +1,13 @@
 """What the worker serves beside the commands of the survival tests, and what a load asks for."""
 
-from survival.commands import AT_MOST_ONCE, ECHO, NORMAL, PUSH_BACK, QUERY, STRICT
+from survival.commands import AT_MOST_ONCE, ECHO, PUSH_BACK, QUERY, STRICT
 
+LONG = 4  # takes LONG_S, so that many are in hand whenever a cable is pulled; at-most-once and strict like ECHO
+LONG_S = 0.3
 PUSH_LOBBY = 51  # the body, to the group "lobby"
 PUSHED_LOBBY = 52  # what is pushed then has this command
 
-ONCE = [AT_MOST_ONCE + ECHO, AT_MOST_ONCE + QUERY]
-ONE_AT_A_TIME = [STRICT + ECHO, STRICT + QUERY]
-EVERY_KIND = [*NORMAL, [ECHO, PUSH_BACK, QUERY], ONCE, ONE_AT_A_TIME]
+NORMAL = [ECHO, QUERY, PUSH_BACK, LONG]
+ONCE = [AT_MOST_ONCE + each for each in (ECHO, QUERY, LONG, ECHO)]
+ONE_AT_A_TIME = [STRICT + each for each in (ECHO, QUERY, LONG, ECHO)]
+EVERY_KIND = [NORMAL, ONCE, NORMAL, ONE_AT_A_TIME]

@@ -18,7 +18,8 @@ from hosts.cluster import HostCluster, HostGateway
 from hosts.commands import PUSH_LOBBY, PUSHED_LOBBY
 from hosts.network import both, cut
 
-REUNITED_S = 15.0  # after the healing, until a push through one gateway reaches the clients of the other
+CUT_S = 15.0  # long enough for TCP to make pauses of many seconds
+REUNITED_S = 4.0  # after the healing, until a push through one gateway reaches the clients of the other
 
 
 def test_all_are_found_and_serve(cluster: HostCluster, measured: Callable[[str], None]) -> None:
@@ -76,13 +77,18 @@ def test_gateways_cut_off_from_each_other(cluster: HostCluster, measured: Callab
     """A worker has a link to each, so its pushes need no way between them. A push through one reaches its own."""
     one, other = cluster.gateways
     with cluster.loads() as (loads, histories), lobby(cluster) as clients:
-        everyone_known(cluster, len(clients) + 80)  # those of the loads
+        everyone_known(cluster, len(clients) + 120)  # those of the loads
         with cut(*both(one.host, other.host)):
+            cut_at = time.monotonic()
             for number, (gateway, client) in enumerate(zip(cluster.gateways, clients, strict=True)):
                 workers_push_reaches(client, clients, f"cut, from {number}".encode())
                 body = f"cut, through {number}".encode()
                 assert push(gateway, worker_pb2.Push(group="lobby", command=5, body=body)) == 1
                 hears(client, 5, body)
+            while time.monotonic() < cut_at + CUT_S:
+                for number, gateway in enumerate(cluster.gateways):
+                    there = worker_pb2.Push(user=f"user{1 - number}", command=5)
+                    assert push(gateway, there) == 0, "to a client of the other"
             for load in loads:
                 load.wait_answers(500)
             healed_at = time.monotonic()

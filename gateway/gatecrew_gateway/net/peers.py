@@ -19,6 +19,17 @@ GATEWAY_TAG = "gatecrew-gateway"
 HOP = "gatecrew-hop"  # metadata of a call that a gateway makes for another: it must not travel on
 WITHIN_S = 2.0
 
+CHANNEL_OPTIONS = (
+    # With keepalive a connection ends when what was sent has been unconfirmed for 5 s. Without it, TCP tries again at
+    # ever longer intervals, so that after a network is healed pushes are lost for about as long as it was cut.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # And a gateway that can be reached again must be within a second, not after gRPC's back-off of up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
 Message = TypeVar("Message")
 
 
@@ -49,7 +60,7 @@ class Peers:
         for id, entry in listed.items():
             address = entry.address
             if id not in self._channels:
-                self._channels[id] = (address, grpc.aio.insecure_channel(address))
+                self._channels[id] = (address, grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS))
             prefix = entry.meta.get("session_prefix", "")
             self._prefixes[id] = int(prefix) if prefix.isdecimal() else -1
 
