@@ -137,9 +137,18 @@ class RunningLoad:
 
 
 class Cluster:
-    """Embedded registry, gateways and workers, each its own process. `directory` gets the histories."""
+    """Embedded registry, gateways and workers, each its own process. `directory` gets the histories. `by_way_of` makes
+    of the registry's address the one at which the others find it.
+    """
 
-    def __init__(self, directory: Path, *, workers: int = 3, gateways: int = 1) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        workers: int = 3,
+        gateways: int = 1,
+        by_way_of: Callable[[str], str] = lambda address: address,
+    ) -> None:
         self.directory = directory
         self.workers: list[Worker] = []
         self.gateways: list[Gateway] = []
@@ -149,7 +158,7 @@ class Cluster:
             self.registry = self._own(gatecrew("registry", "--listen", "127.0.0.1:0", "--log-level", "warning"))
             self.registry_address = facts(self.registry, "registry")["address"]
             self._environment: dict[str, str | None] = {
-                "CONSUL_HTTP_ADDR": self.registry_address,
+                "CONSUL_HTTP_ADDR": by_way_of(self.registry_address),
                 "SURVIVAL_DIRECTORY": str(directory),
             }
             for number in range(workers):
