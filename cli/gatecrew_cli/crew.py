@@ -7,7 +7,7 @@ from gatecrew_registry import Registry
 from .console import Console
 from .errors import Failed
 from .loop import stop_requested
-from .registry_access import advertised_host, check_reachable, registry_settings
+from .registry_access import advertised_host, registry_settings
 from .replica import Program, Replica
 
 
@@ -20,9 +20,11 @@ async def run_replicas(
     advertise: str | None,
     stop_s: float,
 ) -> None:
-    """Raises:
-    UserError: there is no registry.
-    Failed: every replica was in a crash loop.
+    """A registry that is down, at start too, is no reason not to run: they are registered when it is back.
+
+    Raises:
+        UserError: the environment says nonsense of the registry.
+        Failed: every replica was in a crash loop.
     """
     host, port = listen
     settings = registry_settings()
@@ -37,7 +39,6 @@ async def run_replicas(
     names = [f"{service}-{number}" for number in range(1, replicas + 1)]
     console = Console(names)
     async with Registry(settings) as registry:
-        await check_reachable(registry)
         running = [
             Replica(name, program, port and port + number, registry, console) for number, name in enumerate(names)
         ]

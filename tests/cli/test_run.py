@@ -218,8 +218,12 @@ def test_bad_input_is_one_line(arguments: list[str], complaint: str) -> None:
     assert "\n" not in error
 
 
-def test_no_registry_is_one_line() -> None:
-    code, _, error = run("run", "--service", "a", "--", "true", env={"CONSUL_HTTP_ADDR": f"127.0.0.1:{free_port()}"})
-    assert code == 2
-    assert "start it, or say where it is with CONSUL_HTTP_ADDR" in error
-    assert "\n" not in error
+def test_a_registry_that_comes_later_hears_of_it(start: Start, program: list[str]) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    process = start(gatecrew("run", "--service", "upper", "--", *program), {**ALONE, "CONSUL_HTTP_ADDR": address})
+    process.wait_line("^ready: 1 of upper")
+    process.wait_line("is not registered anew")
+    start(gatecrew("registry", "--listen", address), ALONE).wait_line("^gatecrew ready")
+    until(lambda: len(entries(address, "upper")) == 1, "registered")
+    assert process.stop() == 0
+    assert entries(address, "upper") == []
