@@ -22,6 +22,7 @@ from hosts.commands import EVERY_KIND
 from hosts.network import Host, Network
 
 WORKER = "hosts.worker:worker"
+SESSIONS = 120  # of a load
 READY_WITHIN_S = 60.0  # a dozen processes start at once
 
 
@@ -171,8 +172,9 @@ class HostCluster:
             gateways=[gateway.address],
             history=str(file),
             commands=EVERY_KIND,
-            sessions=60,
+            sessions=SESSIONS,
             rate=480.0,
+            burst=2,  # a short and a long one, every half a second: most sessions have packets open at any time
         )
         command = [sys.executable, "-m", "survival.load", json.dumps(asdict(load))]
         process = Process(self.clients.command(command), {}, TESTS)

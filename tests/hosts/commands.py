@@ -7,7 +7,8 @@ LONG_S = 0.3
 PUSH_LOBBY = 51  # the body, to the group "lobby"
 PUSHED_LOBBY = 52  # what is pushed then has this command
 
-NORMAL = [ECHO, QUERY, PUSH_BACK, LONG]
-ONCE = [AT_MOST_ONCE + each for each in (ECHO, QUERY, LONG, ECHO)]
-ONE_AT_A_TIME = [STRICT + each for each in (ECHO, QUERY, LONG, ECHO)]
-EVERY_KIND = [NORMAL, ONCE, NORMAL, ONE_AT_A_TIME]
+# Every second packet is a long one.
+NORMAL = [ECHO, LONG, QUERY, LONG, PUSH_BACK, LONG]
+ONCE = [AT_MOST_ONCE + each for each in (ECHO, LONG, QUERY, LONG)]
+ONE_AT_A_TIME = [STRICT + each for each in (ECHO, LONG, QUERY, LONG)]
+EVERY_KIND = [NORMAL, ONCE, ONE_AT_A_TIME, ONCE]

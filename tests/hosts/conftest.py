@@ -1,14 +1,12 @@
-"""One cluster on many hosts for all tests, whole again before each of them, and the figures that they measure."""
+"""One cluster on many hosts for all tests, whole again before each of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from tools.consul import require_consul
 
 from hosts.cluster import HostCluster
 from hosts.network import require_hosts
-
-FIGURES: list[str] = []
 
 
 @pytest.fixture(scope="session")
@@ -26,20 +24,3 @@ def cluster(one_cluster: HostCluster) -> Iterator[HostCluster]:
     before = one_cluster.complaints()
     yield one_cluster
     assert one_cluster.complaints() == before
-
-
-@pytest.fixture
-def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say a figure: all are printed at the end of the run."""
-
-    def say(figure: str) -> None:
-        FIGURES.append(f"{request.node.name}: {figure}")
-
-    return say
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if FIGURES:
-        terminalreporter.section("several hosts, measured")
-        for figure in FIGURES:
-            terminalreporter.write_line(figure)

@@ -86,11 +86,12 @@ class Network:
         self._subnet = _free_subnet()
         self._count = 1
         self._namespaces: list[str] = []
-        self._switch = self._make("switch")
+        self._switch = self._named("switch")
+        self._own_link = f"gc{self._tag}"
         try:
+            self._make("switch")
             run("ip", "-n", self._switch, "link", "add", "switch", "type", "bridge")
             run("ip", "-n", self._switch, "link", "set", "switch", "up")
-            self._own_link = f"gc{self._tag}"
             self._plug("tests", self._own_link, str(os.getpid()))
             run("ip", "address", "add", f"{self._subnet}.1/24", "dev", self._own_link)
             run("ip", "link", "set", self._own_link, "up")
@@ -107,8 +108,11 @@ class Network:
         run("ip", "-n", host.namespace, "link", "set", "eth0", "up")
         return host
 
+    def _named(self, name: str) -> str:
+        return f"gatecrew-{self._tag}-{name}"
+
     def _make(self, name: str) -> str:
-        namespace = f"gatecrew-{self._tag}-{name}"
+        namespace = self._named(name)
         run("ip", "netns", "add", namespace)
         self._namespaces.append(namespace)
         run("ip", "-n", namespace, "link", "set", "lo", "up")

@@ -14,7 +14,7 @@ from survival.commands import BIND, JOIN
 
 from gatecrew.v1 import gateway_pb2, worker_pb2
 from hosts.checks import assert_untouched, executed_by
-from hosts.cluster import HostCluster, HostGateway
+from hosts.cluster import SESSIONS, HostCluster, HostGateway
 from hosts.commands import PUSH_LOBBY, PUSHED_LOBBY
 from hosts.network import both, cut
 
@@ -77,7 +77,7 @@ def test_gateways_cut_off_from_each_other(cluster: HostCluster, measured: Callab
     """A worker has a link to each, so its pushes need no way between them. A push through one reaches its own."""
     one, other = cluster.gateways
     with cluster.loads() as (loads, histories), lobby(cluster) as clients:
-        everyone_known(cluster, len(clients) + 120)  # those of the loads
+        everyone_known(cluster, len(clients) + 2 * SESSIONS)  # those of the loads
         with cut(*both(one.host, other.host)):
             cut_at = time.monotonic()
             for number, (gateway, client) in enumerate(zip(cluster.gateways, clients, strict=True)):
