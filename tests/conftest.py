@@ -44,3 +44,23 @@ def start() -> Iterator[Callable[..., Process]]:
 @pytest.fixture
 def port() -> int:
     return free_port()
+
+
+FIGURES: list[str] = []
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say a figure: all are printed at the end of the run."""
+
+    def say(figure: str) -> None:
+        FIGURES.append(f"{request.node.name}: {figure}")
+
+    return say
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if FIGURES:
+        terminalreporter.section("measured")
+        for figure in FIGURES:
+            terminalreporter.write_line(figure)

@@ -195,7 +195,11 @@ def test_a_right_less_is_too_little(consul: Consul, tmp_path: Path) -> None:
 
 
 def test_revoked_tokens_lose_nothing_and_new_ones_are_live_at_once(
-    cluster: Cluster, tokens: dict[str, dict[str, str]], start: Callable[..., Process], tmp_path: Path
+    cluster: Cluster,
+    tokens: dict[str, dict[str, str]],
+    start: Callable[..., Process],
+    tmp_path: Path,
+    measured: Callable[[str], None],
 ) -> None:
     load = Load(name="acl", gateways=[cluster.clients], history=str(tmp_path / "h"), rate=500.0, commands=[[1]])
     sending = start([sys.executable, "-m", "survival.load", json.dumps(asdict(load))], cwd=ROOT / "tests")
@@ -229,7 +233,7 @@ def test_revoked_tokens_lose_nothing_and_new_ones_are_live_at_once(
     newcomer.wait_line("^gatecrew ready")
     until(lambda: cluster.linked() == 3, "the new worker is found with the new token", 60)
     took = time.monotonic() - written_at
-    print(f"new tokens were live, and a new worker was linked, {took:.1f} s after they were written")
+    measured(f"new tokens were live, and a new worker was linked, {took:.1f} s after they were written")
     more_answers()
     sending.send(signal.SIGTERM)
     sending.wait_line("^done")

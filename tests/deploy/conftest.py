@@ -14,8 +14,6 @@ LINKED_S = 60.0
 LOOK_AGAIN_S = 0.1
 REPLICAS = {"worker": 3, "tour": 1}
 
-FIGURES: list[str] = []
-
 
 def eventually(condition: Callable[[], object], what: str, timeout_s: float = LINKED_S) -> float:
     """Look until it is so; return how many seconds that took.
@@ -65,20 +63,3 @@ def wait_linked(deployment: Deployment) -> float:
         return all(deployment.answered(gateway).keys() == workers for gateway in deployment.gateways)
 
     return eventually(is_linked, "every gateway is linked to every worker")
-
-
-@pytest.fixture
-def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say a figure: all are printed at the end of the run."""
-
-    def say(figure: str) -> None:
-        FIGURES.append(f"{request.node.name}: {figure}")
-
-    return say
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if FIGURES:
-        terminalreporter.section("containers, measured")
-        for figure in FIGURES:
-            terminalreporter.write_line(figure)

@@ -1,12 +1,10 @@
-"""A cluster for the tests of a module, whole again before each of them, and the figures that they measure."""
+"""A cluster for the tests of a module, whole again before each of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from survival.cluster import Cluster
-
-FIGURES: list[str] = []
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +24,3 @@ def cluster(module_cluster: Cluster) -> Iterator[Cluster]:
         for line in process.stderr:
             assert "Traceback" not in line, process.output
             assert "never retrieved" not in line, process.output
-
-
-@pytest.fixture
-def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say a figure: all are printed at the end of the run."""
-
-    def say(figure: str) -> None:
-        FIGURES.append(f"{request.node.name}: {figure}")
-
-    return say
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if FIGURES:
-        terminalreporter.section("survival, measured")
-        for figure in FIGURES:
-            terminalreporter.write_line(figure)
