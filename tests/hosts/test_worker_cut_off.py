@@ -15,7 +15,7 @@ from hosts.commands import LONG_S
 from hosts.network import Arrow, both, cut
 
 BACK_S = 5.0  # after the healing, until it is used again
-SETTLED_S = 0.5  # after the loss was found, or the cut made: what was on its way has arrived
+SETTLED_S = 1.0  # after the loss was found, or the cut made: what was on its way has arrived
 
 
 class Partition:
@@ -32,6 +32,7 @@ class Partition:
         losers: Sequence[HostGateway],
         arrows: Sequence[Arrow],
     ) -> None:
+        ended = links_ended(worker)
         frozen = {gateway: gateway.counter("workers_frozen") for gateway in losers}
         with cluster.loads() as (loads, self.histories):
             self.cut_at = time.monotonic()
@@ -40,11 +41,13 @@ class Partition:
                     eventually(lambda gateway=gateway: gateway.counter("workers_frozen") > frozen[gateway], "found")  # type: ignore[misc]
                 self.found_at = time.monotonic()
                 for load in loads:
-                    load.wait_answers(500)
+                    load.wait_answers(1000)
                 linked = {gateway.host.name for gateway in cluster.gateways if worker.id in gateway.ready_links()}
                 self.healed_at = time.monotonic()
             cluster.wait_links()
             self.back_at = time.monotonic()
+            # What TCP still had to deliver when the cable was pulled comes now, before the old link's end.
+            eventually(lambda: links_ended(worker) >= ended + len(losers), "the worker knows that the old links ended")
             for load in loads:
                 load.wait_answers(500)
         assert linked == {gateway.host.name for gateway in cluster.gateways if gateway not in losers}
@@ -73,6 +76,11 @@ class Partition:
         assert not self.executed(history, self.found_at + SETTLED_S, self.healed_at)
         what = f"{len(history.again)} sent again, {len(history.errors)} outcomes unknown"
         assert slowest(history, measured, what) <= MOVED_S
+
+
+def links_ended(worker: Worker) -> int:
+    """As its log says."""
+    return sum(line.endswith(" ended") and " link to gateway " in line for line in list(worker.process.lines))
 
 
 def test_from_one_gateway(cluster: HostCluster, measured: Callable[[str], None]) -> None:
