@@ -9,7 +9,7 @@ from hosts.cluster import HostCluster
 from hosts.network import require_hosts
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def one_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostCluster]:
     require_hosts()
     cluster = HostCluster(tmp_path_factory.mktemp("hosts"), require_consul("current"))
