@@ -1,7 +1,7 @@
 //! The simplest worker: one call a packet.
 
+use futures_util::stream::Pending;
 use gatecrew::pb::{GatewayMessage, Reply, Request, WorkerMessage, logic_worker_server::LogicWorker};
-use tokio_stream::Pending;
 use tonic::{Response, Status, Streaming};
 
 struct Upper;

@@ -82,9 +82,8 @@ impl Link {
                 tokio::time::sleep(DOUBT).await;
             }
             lock(&self.open).heard = Instant::now();
-            self.take(message, &mut sessions);
+            self.take(message, &mut sessions).await;
             self.outbox.flush();
-            self.outbox.room().await;
         }
         // Half closed: it asks nothing more, and still wants its answers. Or broken, and then we are cancelled here.
         loop {
@@ -100,7 +99,7 @@ impl Link {
         now.duration_since(lock(&self.open).heard) > LEASE
     }
 
-    fn take(self: &Arc<Self>, message: GatewayMessage, sessions: &mut Sessions) {
+    async fn take(self: &Arc<Self>, message: GatewayMessage, sessions: &mut Sessions) {
         let arrived = Instant::now();
         if let Some(heartbeat) = message.heartbeat {
             self.outbox.beat(self.heartbeat(heartbeat.number, arrived));
@@ -114,6 +113,7 @@ impl Link {
             }
         }
         for request in message.requests {
+            self.outbox.room().await;
             self.admit(request, arrived, sessions);
         }
         for id in message.forgotten_sessions {
@@ -176,7 +176,13 @@ impl Link {
         } else {
             lane.busy = true;
             let link = self.clone();
-            tokio::spawn(async move { link.ended.run_until_cancelled(link.run_lane(task)).await });
+            let session = task.request.session.clone();
+            tokio::spawn(async move {
+                if link.ended.run_until_cancelled(link.run_lane(task)).await.is_none() {
+                    // What waits holds the session that holds it: nothing else would free them.
+                    lock(&session.lane).waiting.clear();
+                }
+            });
         }
     }
 

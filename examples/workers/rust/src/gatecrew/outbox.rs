@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use futures_util::Stream;
 use prost::Message;
 use tokio::sync::Notify;
-use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -17,7 +17,7 @@ use crate::worker::MAX_BODY;
 
 const MESSAGE_BYTES: usize = 1 << 20; // a message is full here; the item that fills it makes it 2 MiB, and 4 is the limit
 const ITEM_BYTES: usize = 256; // what a reply or an action counts beside its content: at most 4096 in a message
-const FULL_BYTES: usize = 8 << 20; // more is not read from a gateway that does not read
+const FULL_BYTES: usize = 8 << 20; // nothing more is begun for a gateway that does not read
 const HARD_BYTES: usize = 64 << 20; // and so much is not pushed to it
 const MAX_ACTION: usize = MAX_BODY + 4096;
 
@@ -91,13 +91,9 @@ impl Outbox {
 
     /// Waits until the gateway has taken enough. Only the link's reader may call it.
     pub async fn room(&self) {
-        loop {
-            let written = self.written.notified();
-            let waiting = self.lock().bytes;
-            if waiting <= FULL_BYTES {
-                return;
-            }
-            written.await;
+        while self.lock().bytes > FULL_BYTES {
+            self.flush();
+            self.written.notified().await;
         }
     }
 

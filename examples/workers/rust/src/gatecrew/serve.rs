@@ -3,23 +3,21 @@
 use std::env;
 use std::error::Error;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, Server};
+use tonic::transport::server::{Router, Server, TcpIncoming};
 use tonic_health::ServingStatus;
 
 use crate::pb::logic_worker_server::{LogicWorker, LogicWorkerServer};
 use crate::worker::{Service, Worker};
 
 const MAX_MESSAGE: usize = 4 << 20;
-const DRAIN_WITHIN: Duration = Duration::from_secs(10);
-const LAST_CALLS_WITHIN: Duration = Duration::from_secs(1);
+const DRAIN_WITHIN: Duration = Duration::from_secs(9);
+const LAST_CALLS_WITHIN: Duration = Duration::from_secs(1); // for those who watch our health, say
 
 /// Serves the worker until it is told to stop.
 pub async fn serve(worker: Worker) -> Result<(), Box<dyn Error>> {
@@ -34,11 +32,11 @@ pub async fn listen<T: LogicWorker>(
 ) -> Result<(), Box<dyn Error>> {
     log_few_panics();
     let host = env::var("HOST").unwrap_or("127.0.0.1".to_owned());
-    let port = env::var("PORT").unwrap_or("7101".to_owned());
-    let address: SocketAddr = format!("{host}:{port}").parse()?;
-    // Not tonic's own: it would let a second worker have the same port.
-    let listener =
-        TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let port: u16 = env::var("PORT").unwrap_or("7101".to_owned()).parse().map_err(|_| "PORT is no port")?;
+    let listener = TcpListener::bind((host.as_str(), port))
+        .await
+        .map_err(|error| format!("cannot listen on {host}:{port}: {error}"))?;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
 
     let (health, health_service) = tonic_health::server::health_reporter();
     let name = "gatecrew.v1.LogicWorker";
@@ -47,7 +45,6 @@ pub async fn listen<T: LogicWorker>(
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let router: Router = Server::builder()
-        .tcp_nodelay(true)
         // A frozen gateway is found by our pings. Those of gateways are always answered.
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
@@ -57,7 +54,7 @@ pub async fn listen<T: LogicWorker>(
         .add_service(service);
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    println!("listening on {address}");
+    println!("listening on {host}:{port}");
     let stopping = CancellationToken::new();
     let stop = async {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -72,7 +69,7 @@ pub async fn listen<T: LogicWorker>(
         tokio::time::sleep(LAST_CALLS_WITHIN).await;
     };
     tokio::select! {
-        served = router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop) => served?,
+        served = router.serve_with_incoming_shutdown(incoming, stop) => served?,
         () = overdue => {}
     }
     Ok(())
