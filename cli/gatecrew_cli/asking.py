@@ -11,6 +11,10 @@ from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc
 from .errors import Failed
 from .probe import NO_HEALTH_SERVICE, SERVING
 
+CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),  # who we ask is behind no proxy for web pages
+    ("grpc.max_reconnect_backoff_ms", 200),
+)
 POLL_S = 0.1
 PATIENCE_S = 3.0  # for the answer; a gateway that is well takes milliseconds
 
@@ -21,7 +25,7 @@ async def ask_status(address: str) -> gateway_pb2.StatusResponse:
     Raises:
         Failed: it does not answer.
     """
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         stub: gateway_pb2_grpc.GatewayAsyncStub = gateway_pb2_grpc.GatewayStub(channel)
         try:
             return await stub.Status(gateway_pb2.StatusRequest(), timeout=PATIENCE_S)
@@ -35,7 +39,7 @@ async def ask_health(address: str) -> str:
     Raises:
         Failed: it does not answer.
     """
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         try:
             return await _health(channel)
         except grpc.aio.AioRpcError as error:
@@ -49,7 +53,7 @@ async def wait_for_health(address: str, wait_s: float) -> str:
         Failed: it does not answer in all that time.
     """
     give_up_at = asyncio.get_running_loop().time() + wait_s
-    async with grpc.aio.insecure_channel(address, options=(("grpc.max_reconnect_backoff_ms", 200),)) as channel:
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         while True:
             late = asyncio.get_running_loop().time() > give_up_at
             try:

@@ -27,6 +27,7 @@ PREFIX_SHIFT = 36  # a session id's gateway is above it
 MAX_ACTION = MAX_BODY + 4096  # bytes; beside its body a push has only names and numbers
 HARD_LIMIT = 8 * FULL_BYTES  # bytes waiting for one gateway, from a program that never awaits what it sends
 LIST_WITHIN_S = 5.0
+CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)  # gateways are behind no proxy for web pages
 
 
 @dataclass(slots=True)
@@ -108,7 +109,7 @@ class Links:
         reason = "no link to a gateway"
         for address in {link.service_address: None for link in self.live if link.service_address}:
             try:
-                async with grpc.aio.insecure_channel(address) as channel:
+                async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
                     stub = gateway_pb2_grpc.GatewayStub(channel)
                     response = await stub.ListSessions(request, timeout=LIST_WITHIN_S)
             except grpc.aio.AioRpcError as error:

@@ -14,7 +14,7 @@ from hosts.commands import ONCE, ONE_AT_A_TIME
 ABORTED = 10
 FOUND_S = 3.0  # a worker is given up within this time from when it was heard last
 MOVED_S = FOUND_S + 1.0  # and what it had is answered by another one, after the long ones that are before it
-UNTOUCHED_S = 1.0  # much less than the silence after which a worker is doubted
+UNTOUCHED_S = 2.0  # who had packets at a worker that is lost waits longer than this
 
 
 def assert_promised(history: History) -> None:

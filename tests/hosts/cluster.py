@@ -80,6 +80,9 @@ class HostCluster:
             self.environment: dict[str, str | None] = {
                 "CONSUL_HTTP_ADDR": f"{self.consul.address}:8500",
                 "SURVIVAL_DIRECTORY": str(directory),
+                # As many hosts have one, for web pages. Nobody is there, so whoever asks it gets nowhere.
+                "http_proxy": "http://127.0.0.1:9",
+                "https_proxy": "http://127.0.0.1:9",
             }
             self.add_worker("w1")
             self.add_worker("w2", everywhere=True)

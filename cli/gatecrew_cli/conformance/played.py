@@ -20,6 +20,7 @@ MAX_MESSAGE = 4 << 20  # bytes
 REMAINING_MS = 60_000  # until the deadline of a request, unless a check says otherwise
 
 CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # every channel a connection of its own, as gateways are
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     # The pings of a real gateway. A server that takes them for an attack ends the connection.

@@ -37,6 +37,7 @@ TICK_S = 0.1
 STALL_S = 0.5  # a tick so late says that we stood still, not the workers
 
 CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),  # gRPC would send our links to a proxy that the environment has for web pages
     # The second is what really ends a silent connection: reliability of keepalive_timeout_ms alone is 60 s.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

@@ -20,6 +20,7 @@ HOP = "gatecrew-hop"  # metadata of a call that a gateway makes for another: it 
 WITHIN_S = 2.0
 
 CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
     # With keepalive a connection ends when what was sent has been unconfirmed for 5 s. Without it, TCP tries again at
     # ever longer intervals, so that after a network is healed pushes are lost for about as long as it was cut.
     ("grpc.keepalive_time_ms", 10_000),
