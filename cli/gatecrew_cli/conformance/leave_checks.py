@@ -37,7 +37,7 @@ async def standstill(kit: Kit) -> None:
     async with kit.link() as gateway:
         before = await begun(gateway)
         await gateway.beat(1)
-        program.signal(signal.SIGSTOP)
+        await program.freeze()
         try:
             await gateway.post(*(gateway.request(101, session=number) for number in range(20)))
             await asyncio.sleep(STANDSTILL_S)

@@ -7,14 +7,17 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import Sequence
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from ..child import check_program
 from ..child import command as own_command
 from ..errors import Failed, UserError
 
+FREEZE_S = 0.5
 SERVICE = "conformance"  # the name that the kit gives to a worker that it starts
 
 
@@ -69,12 +72,33 @@ class Program:
         except OSError as error:
             raise UserError(f"process {self.pid}: {error.strerror}") from None
 
+    async def freeze(self) -> None:
+        """SIGSTOP; returns when every thread of it stands still, which on a busy machine takes a while.
+
+        Raises:
+            UserError: there is no such process, or it is not ours.
+        """
+        self.signal(signal.SIGSTOP)
+        if sys.platform != "linux":  # there is nobody to ask
+            await asyncio.sleep(FREEZE_S)
+        while sys.platform == "linux" and not _stands_still(self.pid):
+            await asyncio.sleep(0.01)
+
     async def end(self) -> None:
         """Kill it with all that it started, if the kit has started it."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             await self.process.wait()
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether all of its threads do, as /proc says it."""
+    states = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return set(states) <= {"T", "t"}
 
 
 def free_port() -> int:
