@@ -39,6 +39,8 @@ def test_it_is_a_copy_under_another_name(tmp_path: Path, language: str) -> None:
     ("arguments", "complaint"),
     [
         (["My_Game"], "'My_Game': give lower-case letters, digits and dashes"),
+        (["handle"], "'handle': programs and packages get this name"),
+        (["2048"], "'2048': programs and packages get this name"),
         (["x", "--lang", "cobol"], "Invalid value for '--lang': 'cobol' is not one of"),
         (["there"], "there is there already; choose another name, or another place with --directory"),
         (["x", "--directory", "/proc/x"], "/proc/x: "),

@@ -8,6 +8,8 @@ from ..errors import UserError
 from ..names import SERVICE_NAME, SERVICE_RULE
 from ..scaffold import LANGUAGES, make_worker
 
+TAKEN = ("handle", "gatecrew")  # other parts of a worker's folder are called so
+
 
 @click.group("new")
 def command() -> None:
@@ -27,6 +29,10 @@ def worker(name: str, language: str, directory: Path | None) -> None:
     """
     if not SERVICE_NAME.fullmatch(name):
         raise UserError(f"{name!r}: {SERVICE_RULE}")
+    if name in TAKEN or name[0].isdigit():
+        raise UserError(
+            f"{name!r}: programs and packages get this name; begin with a letter, and not {' or '.join(TAKEN)}"
+        )
     folder = directory or Path(name)
     make_worker(name, language, folder)
     print(f"{folder} is a worker of service {name}; read {folder}/README.md. Build it, check it, run it:")
