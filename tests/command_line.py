@@ -36,8 +36,14 @@ async def die(request: Request) -> bytes:
     os._exit(3)
 """
 
-# A developer's Consul, or settings for another cluster, must not be what is tested.
-ALONE = {"CONSUL_HTTP_ADDR": None, "CONSUL_HTTP_TOKEN": None, "GATECREW_LOOP": None}
+# A developer's Consul, or settings for another cluster, must not be what is tested; nor may a cluster of the tests take
+# Consul's port from whoever needs it, as docker-compose.yml does.
+ALONE = {
+    "CONSUL_HTTP_ADDR": None,
+    "CONSUL_HTTP_TOKEN": None,
+    "GATECREW_LOOP": None,
+    "GATECREW_REGISTRY__LISTEN": "127.0.0.1:0",
+}
 
 
 def run(*arguments: str, cwd: Path | None = None, env: dict[str, str | None] | None = None) -> tuple[int, str, str]:

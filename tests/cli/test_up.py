@@ -1,9 +1,11 @@
 """`gatecrew up` with real gateways and workers: it starts, survives its parts, and leaves nothing behind."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -177,6 +179,18 @@ def test_a_port_in_use_is_one_line(cluster: Cluster, project: Path) -> None:
     code, out, error = run("up", "chat:worker", "--listen", cluster.gateway, cwd=project)
     assert (code, out) == (2, "")
     assert error == f"gatecrew: listener main: {cluster.gateway}: Address already in use; choose another with --listen"
+
+
+def test_a_registry_beside_another_takes_a_free_port(up: Callable[..., Process]) -> None:
+    with socket.socket() as other:
+        with contextlib.suppress(OSError):  # whoever has it already is as good
+            other.bind(("127.0.0.1", 8500))
+            other.listen()
+        cluster = describe(up("chat:worker", env={"GATECREW_REGISTRY__LISTEN": None}))
+        address = cluster.environment["CONSUL_HTTP_ADDR"]
+        assert address != "127.0.0.1:8500"
+        cluster.process.wait_line(rf"^registry: .*; other commands find it with CONSUL_HTTP_ADDR={address}$")
+        assert call(cluster)[:2] == (0, "hello")
 
 
 def test_it_uses_the_consul_of_the_environment(up: Callable[..., Process], cluster: Cluster) -> None:
