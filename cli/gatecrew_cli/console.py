@@ -1,5 +1,6 @@
 """What `gatecrew up` shows: the lines of all children, each with its name before it."""
 
+import contextlib
 import os
 import sys
 from typing import TextIO
@@ -20,4 +21,5 @@ class Console:
         prefix = f"{name:<{self._width}} |"
         if out.isatty() and not os.environ.get("NO_COLOR"):
             prefix = f"\033[{self._colours[name]}m{prefix}{_RESET}"
-        print(prefix, text, file=out, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # its reader has gone; the children go on
+            print(prefix, text, file=out, flush=True)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self, TextIO
 
@@ -18,23 +18,39 @@ LONGEST_LINE = 64 * 1024  # bytes; a longer one is broken
 Hear = Callable[[str, TextIO], None]  # a line, and the stream that it should go to
 
 
-class Life:
-    """`end` is done with the exit code when the program has ended and its lines are passed on."""
+class Life(asyncio.SubprocessProtocol):
+    """`end` is done with the exit code when the program has ended and its lines are passed on.
 
-    def __init__(self, process: Process, hear: Hear) -> None:
-        self.pid = process.pid
-        self.end = asyncio.create_task(self._see_out(process), name=f"process {process.pid}")
+    A protocol and not `asyncio.subprocess.Process`, whose `wait` also waits until nobody holds the pipes (Python before
+    3.12.5): what a program has left running would hide that it has ended.
+    """
+
+    pid: int
+    end: asyncio.Task[int]
+
+    def __init__(self, hear: Hear) -> None:
         self._hear = hear
+        self._rest = {1: b"", 2: b""}  # by file descriptor: the line that has begun; no entry when all was read
+        self._exited = asyncio.Event()
+        self._read = asyncio.Event()
 
     @classmethod
     async def start(cls, command: Sequence[str], environment: Mapping[str, str], hear: Hear) -> Self:
         """Raises:
         OSError: the machine can't start it.
         """
-        process = await asyncio.create_subprocess_exec(
-            *command, env=environment, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, start_new_session=True
+        transport, life = await asyncio.get_running_loop().subprocess_exec(
+            lambda: cls(hear),
+            *command,
+            env=environment,
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,
         )
-        return cls(process, hear)
+        life.pid = transport.get_pid()
+        life.end = asyncio.create_task(life._see_out(transport), name=f"process {life.pid}")
+        return life
 
     def terminate(self) -> None:
         # Not Process.send_signal: it looks whether the child has ended, and takes the exit code from the watcher.
@@ -56,30 +72,36 @@ class Life:
             await asyncio.wait([self.end])
         return not done
 
-    async def _see_out(self, process: Process) -> int:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        relays = [
-            asyncio.create_task(self._relay(process.stdout, sys.stdout)),
-            asyncio.create_task(self._relay(process.stderr, sys.stderr)),
-        ]
-        code = await process.wait()
-        _, open_ones = await asyncio.wait(relays, timeout=1.0)
-        for relay in open_ones:  # something that it started still holds the pipe
-            relay.cancel()
-        return code
+    def process_exited(self) -> None:
+        self._exited.set()
 
-    async def _relay(self, source: asyncio.StreamReader, target: TextIO) -> None:
-        rest = b""
-        while data := await source.read(LONGEST_LINE):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                self._hear(line.decode(errors="replace"), target)
-            if len(rest) > LONGEST_LINE:
-                self._hear(rest.decode(errors="replace"), target)
-                rest = b""
-        if rest:
-            self._hear(rest.decode(errors="replace"), target)
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        *lines, rest = (self._rest[fd] + data).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            lines.append(rest)
+            rest = b""
+        self._rest[fd] = rest
+        for line in lines:
+            self._pass_on(fd, line)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if rest := self._rest.pop(fd):
+            self._pass_on(fd, rest)
+        if not self._rest:
+            self._read.set()
+
+    def _pass_on(self, fd: int, line: bytes) -> None:
+        self._hear(line.decode(errors="replace"), sys.stdout if fd == 1 else sys.stderr)
+
+    async def _see_out(self, transport: asyncio.SubprocessTransport) -> int:
+        await self._exited.wait()
+        with contextlib.suppress(TimeoutError):  # something that it started still holds the pipe
+            async with asyncio.timeout(1.0):
+                await self._read.wait()
+        transport.close()
+        code = transport.get_returncode()
+        assert code is not None
+        return code
 
 
 class Backoff:

@@ -227,3 +227,20 @@ def test_a_registry_that_comes_later_hears_of_it(start: Start, program: list[str
     until(lambda: len(entries(address, "upper")) == 1, "registered")
     assert process.stop() == 0
     assert entries(address, "upper") == []
+
+
+def test_what_a_program_left_running_does_not_hide_that_it_ended(start_run: Start) -> None:
+    leave = "import os; os.fork() or os.execvp('sleep', ['sleep', '60']); os._exit(5)"  # the child keeps both pipes
+    process = start_run("--service", "upper", "--", sys.executable, "-c", leave)
+    process.wait_line("ended with exit code 5; starts again")
+    assert process.stop() == 0
+
+
+def test_it_stops_though_nobody_reads_what_its_programs_print(start: Start) -> None:
+    """A pipeline's `head`, or a log collector, may be gone: the programs are stopped all the same."""
+    flood = f"{sys.executable} -m gatecrew_cli run --service upper -- yes"
+    shell = start(["bash", "-c", f"{flood} > >(head -n 2) & echo run $!; wait $!; echo rc $?"], ALONE)
+    pid = int(shell.wait_line(r"^run (\d+)")[1])
+    assert [shell.wait_line(r"^upper-1 \| y$") for _ in range(2)]
+    os.kill(pid, signal.SIGTERM)
+    assert int(shell.wait_line(r"^rc (\d+)")[1]) < 128  # it ended by itself
