@@ -46,7 +46,8 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     # A worker that is back must be used within a second, not after gRPC's back-off of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # This one is how long the handshakes of TCP, TLS and HTTP/2 may take together: over an ocean, on a busy machine.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),  # failover is ours
     ("grpc.use_local_subchannel_pool", 1),
@@ -78,10 +79,12 @@ class Member:
         self._retry.set()
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         pause = RECONNECT_FIRST_S
         refusal = ""
         while self.listed:
             entry = self.entry
+            began = loop.time()
             self._retry.clear()
             try:
                 channel = self._crew.trust.open(entry, CHANNEL_OPTIONS)
@@ -104,7 +107,9 @@ class Member:
             finally:
                 self.link = None
                 await channel.close()
-            if self.listed and not await self._wait(pause):
+            # From start to start, so that a host which answers nothing is asked as often as one that refuses.
+            rest = max(RECONNECT_FIRST_S, pause - (loop.time() - began))
+            if self.listed and not await self._wait(rest):
                 pause = min(pause * 1.6, RECONNECT_MOST_S)
 
     def _complain(self, entry: Entry, reason: str, last: str) -> str:

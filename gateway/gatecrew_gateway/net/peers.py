@@ -27,7 +27,7 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 5_000),
     # And a gateway that can be reached again must be within a second, not after gRPC's back-off of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # how long connecting may take
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
