@@ -20,6 +20,7 @@ from .probe import NO_HEALTH_SERVICE, SERVING
 
 WORKER_TAG = "gatecrew-worker"
 START_S = 60.0  # for a program to serve: a JVM on a busy machine
+PATIENCE_S = 5.0  # until it is said that we still wait for that
 LOOP_LIVES = 5  # so many short lives in a row are a crash loop
 
 
@@ -94,7 +95,11 @@ class Replica:
         serving = asyncio.create_task(self._until_serving(address))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait((life.end, serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            first = life.end, serving, stopping
+            done, _ = await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_S)
+            if not done:
+                self._say(f"does not serve on {address} yet ($HOST and $PORT say where): waits up to {START_S:g} s")
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if serving.done() and not life.end.done() and not self._stopping.is_set():
                 state = serving.result()
                 has_health = not state.endswith(NO_HEALTH_SERVICE)

@@ -244,3 +244,10 @@ def test_it_stops_though_nobody_reads_what_its_programs_print(start: Start) -> N
     assert [shell.wait_line(r"^upper-1 \| y$") for _ in range(2)]
     os.kill(pid, signal.SIGTERM)
     assert int(shell.wait_line(r"^rc (\d+)")[1]) < 128  # it ended by itself
+
+
+def test_a_program_that_does_not_serve_is_said_and_not_registered(start_run: Start, registry: str) -> None:
+    process = start_run("--service", "mute", "--", "sleep", "1000")
+    process.wait_line(r"does not serve on 127\.0\.0\.1:\d+ yet")
+    assert entries(registry, "mute") == []
+    assert process.stop() == 0
