@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from gatecrew_cli.conformance import kit as kit_module
 from gatecrew_cli.conformance.finding import Finding
 from gatecrew_cli.conformance.kit import Kit
 from gatecrew_cli.conformance.link_checks import LINK_CHECKS
+from gatecrew_cli.conformance.program import MOST_PRINTED, Printed
 from gatecrew_worker import Worker
 
 REFERENCE = Path(__file__).parents[2] / "examples" / "workers" / "python"
@@ -315,7 +317,7 @@ async def test_a_worker_with_other_commands_skips_what_it_cannot_show() -> None:
 def test_json_and_exit_code(tmp_path: Path) -> None:
     """A program that serves Handle, and has no command 101 and no health service."""
     (tmp_path / "program.py").write_text(
-        "import os, grpc\n"
+        "import os, grpc; print('begins')\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from gatecrew.v1 import worker_pb2, worker_pb2_grpc\n"
         "class Program(worker_pb2_grpc.LogicWorkerServicer):\n"
@@ -326,8 +328,8 @@ def test_json_and_exit_code(tmp_path: Path) -> None:
         "server.add_insecure_port(f\"127.0.0.1:{os.environ['PORT']}\")\n"
         "server.start(); server.wait_for_termination()\n"
     )
-    program = [sys.executable, str(tmp_path / "program.py")]
-    code, printed, error = run("conformance", "--json", "--command", "5", "--", *program)
+    program = [sys.executable, "-u", str(tmp_path / "program.py")]
+    code, printed, error = run("conformance", "--json", "--command", "5", "--", *program, env={"TMPDIR": str(tmp_path)})
     report = json.loads(printed)
     outcomes = {check["name"]: check["outcome"] for check in report["checks"]}
     assert code == 1
@@ -337,6 +339,21 @@ def test_json_and_exit_code(tmp_path: Path) -> None:
     assert outcomes["unknown-command"] == "fail"
     assert outcomes["drain-calls"] == "fail"  # SIGTERM simply ends it
     assert "gatecrew: the worker does not keep the contract" in error
+    [log] = tmp_path.glob("*.log")
+    assert f"what the program printed is in {log}" in error
+    assert log.read_text() == "begins\n"
+
+
+def test_a_program_that_prints_for_ever_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    printed = Printed()
+    for _ in range(40):
+        printed.hear("y" * (1 << 20), sys.stdout)
+    [log] = tmp_path.iterdir()
+    assert log.stat().st_size < MOST_PRINTED
+    assert log.read_text().endswith("y\n(and more)\n")
+    printed.close(keep=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_input_is_one_line() -> None:

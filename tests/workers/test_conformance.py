@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,12 @@ FLAVOURS = {"tour": "link", "handle": "handle"}
 
 
 @pytest.fixture(scope="module")
-def kits() -> Iterator[dict[tuple[str, str], Process]]:
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("logs")
+
+
+@pytest.fixture(scope="module")
+def kits(logs: Path) -> Iterator[dict[tuple[str, str], Process]]:
     """All at once, since most of the kit's time is waiting; those that are not built are left out."""
     started = {}
     try:
@@ -23,7 +29,7 @@ def kits() -> Iterator[dict[tuple[str, str], Process]]:
                     path = program(language, name)
                 except pytest.skip.Exception:
                     continue
-                started[language, name] = Process(gatecrew("conformance", "--json", "--", path))
+                started[language, name] = Process(gatecrew("conformance", "--json", "--", path), {"TMPDIR": str(logs)})
         yield started
     finally:
         for process in started.values():
@@ -44,3 +50,9 @@ def test_it_passes_the_kit(kits: dict[tuple[str, str], Process], language: str, 
     assert code == 0
     assert report["flavour"] == FLAVOURS[name]
     assert {check["name"] for check in report["checks"] if check["outcome"] == "skip"} == set()  # all are made
+
+
+def test_nothing_is_left_of_programs_that_passed(kits: dict[tuple[str, str], Process], logs: Path) -> None:
+    for process in kits.values():
+        process.wait(250)
+    assert list(logs.glob("gatecrew-conformance-*")) == []

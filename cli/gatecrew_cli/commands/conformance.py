@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -64,18 +65,22 @@ async def _conformance(
     def tell(finding: Finding) -> None:
         print(report.line(finding), file=out, flush=True)
 
+    passed = False
     try:
         kit = Kit(address, program, number)
         try:
+            if program is not None and program.printed is not None:
+                print(f"started {shlex.join(target)}: waits until it serves on {address}", file=out, flush=True)
             await kit.find_out()
             print(report.subject(kit), file=out, flush=True)
             findings = await kit.run(tell)
         finally:
             await kit.aclose()
+        passed = all(finding.outcome != "FAIL" for finding in findings)
     finally:
         if program is not None:
-            await program.end()
+            await program.end(keep=not passed)
     print(report.as_json(kit, findings) if as_json else report.summary(findings))
-    if program is not None and program.output:
-        print(f"what the program printed is in {program.output}", file=out)
-    return all(finding.outcome != "FAIL" for finding in findings)
+    if program is not None and program.printed is not None and not passed:
+        print(program.printed, file=out)
+    return passed

@@ -152,8 +152,8 @@ class Kit:
         self.hello = self.idle.hello
 
     async def _wait_for_server(self) -> None:
-        starts = self.program is not None and self.program.process is not None
-        give_up_at = time.monotonic() + (START_S if starts else PATIENCE_S)
+        printed = self.program.printed if self.program is not None else None
+        give_up_at = time.monotonic() + (START_S if printed else PATIENCE_S)
         while True:
             try:
                 await self.health()
@@ -162,7 +162,8 @@ class Kit:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     return  # a server, without the health service: a check says so
                 if time.monotonic() > give_up_at:
-                    raise Failed(f"{self.address}: {error.code().name}: {error.details()}") from None
+                    more = f"; {printed}" if printed else ""
+                    raise Failed(f"{self.address}: {error.code().name}: {error.details()}{more}") from None
             if self.program is not None:
                 self.program.check_alive()
             await asyncio.sleep(0.1)

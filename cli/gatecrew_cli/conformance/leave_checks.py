@@ -99,11 +99,11 @@ async def _health_is_off(kit: Kit) -> None:
 
 
 async def _has_exited(program: Program) -> None:
-    if program.process is None:
+    if program.life is None:
         return  # somebody else's child: whether it has gone cannot be told from a process id
     try:
         async with asyncio.timeout(EXIT_S):
-            code = await program.process.wait()
+            code = await asyncio.shield(program.life.end)
     except TimeoutError:
         raise Broken(f"the process was still there {EXIT_S:g} s after all streams had ended") from None
     expect(code == 0, f"it exited with {code}")

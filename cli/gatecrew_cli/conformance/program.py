@@ -8,29 +8,51 @@ import os
 import signal
 import socket
 import sys
-from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import TextIO
 
 from ..child import check_program
 from ..child import command as own_command
 from ..errors import Failed, UserError
+from ..life import Life, ending
 
 FREEZE_S = 0.5
 SERVICE = "conformance"  # the name that the kit gives to a worker that it starts
+MOST_PRINTED = 16 << 20  # characters; a program that prints for ever must not fill the disk
+
+
+class Printed:
+    """What a program printed, in a file for people to look at."""
+
+    def __init__(self) -> None:
+        self._file = NamedTemporaryFile("w", prefix="gatecrew-conformance-", suffix=".log", delete=False)  # noqa: SIM115
+        self._room = MOST_PRINTED
+
+    def hear(self, line: str, stream: TextIO) -> None:
+        if self._room > 0:
+            self._room -= len(line) + 1
+            self._file.write(f"{line}\n" if self._room > 0 else "(and more)\n")
+            self._file.flush()
+
+    def close(self, keep: bool) -> None:
+        self._file.close()
+        if not keep:
+            os.unlink(self._file.name)
+
+    def __str__(self) -> str:
+        return f"what the program printed is in {self._file.name}"
 
 
 class Program:
-    """`address` is where it serves, or will serve."""
+    """`address` is where it serves, or will serve. `life` and `printed` are there if the kit has started it."""
 
-    def __init__(
-        self, address: str, pid: int, process: asyncio.subprocess.Process | None = None, output: str = ""
-    ) -> None:
+    def __init__(self, address: str, pid: int, life: Life | None = None, printed: Printed | None = None) -> None:
         self.address = address
         self.pid = pid
-        self.process = process
-        self.output = output  # the file that has what it printed
+        self.life = life
+        self.printed = printed
 
     @classmethod
     async def start(cls, command: Sequence[str]) -> Program:
@@ -42,26 +64,16 @@ class Program:
         check_program(command[0])
         port = free_port()
         environment = {**os.environ, "HOST": "127.0.0.1", "PORT": str(port), "SERVICE": SERVICE}
-        with NamedTemporaryFile(prefix="gatecrew-conformance-", suffix=".log", delete=False) as output:
-            process = await asyncio.create_subprocess_exec(
-                *own_command("--exec", *command),
-                env=environment,
-                stdin=DEVNULL,
-                stdout=output,
-                stderr=STDOUT,
-                start_new_session=True,
-            )
-        return cls(f"127.0.0.1:{port}", process.pid, process, output.name)
+        printed = Printed()
+        life = await Life.start(own_command("--exec", *command), environment, printed.hear)
+        return cls(f"127.0.0.1:{port}", life.pid, life, printed)
 
     def check_alive(self) -> None:
         """Raises:
         Failed: it has ended.
         """
-        if self.process is not None and self.process.returncode is not None:
-            code = self.process.returncode
-            raise Failed(
-                f"the program ended with exit code {code} before it served; what it printed is in {self.output}"
-            )
+        if self.life is not None and self.life.end.done():
+            raise Failed(f"the program {ending(self.life.end.result())} before it served; {self.printed}")
 
     def signal(self, number: signal.Signals) -> None:
         """Raises:
@@ -84,12 +96,13 @@ class Program:
         while sys.platform == "linux" and not _stands_still(self.pid):
             await asyncio.sleep(0.01)
 
-    async def end(self) -> None:
-        """Kill it with all that it started, if the kit has started it."""
-        if self.process is not None:
+    async def end(self, keep: bool) -> None:
+        """Kill it with all that it started, if the kit has started it; keep what it printed, or not."""
+        if self.life is not None and self.printed is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-            await self.process.wait()
+            await self.life.end
+            self.printed.close(keep)
 
 
 def _stands_still(pid: int) -> bool:
