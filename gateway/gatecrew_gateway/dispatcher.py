@@ -16,14 +16,13 @@ from .routing.lane import Lane, Pending
 from .routing.link import Link, LinkState
 from .routing.pool import Pool
 from .routing.route import Route, RouteTable
-from .session import Session, SessionTable
+from .session import MAX_REASON, Session, SessionTable
 
 log = logging.getLogger("gatecrew.gateway")
 dead_letters = logging.getLogger("gatecrew.deadletter")
 
 REQUEST, NOTIFY, OPEN, CLOSE = 0, 1, 2, 3  # the contract's Kind
 EVENT_DEADLINE_S = 60.0  # of open and close events
-MAX_REASON = 1024  # characters of a worker's error text that a client gets
 
 _pack = HEADER.pack
 _STATUSES = frozenset(map(int, Status))

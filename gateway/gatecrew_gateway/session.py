@@ -11,6 +11,7 @@ from .routing.lane import Lane
 from .routing.pool import Pool
 
 PREFIX_BITS = 28  # of a session id: the gateway process
+MAX_REASON = 1024  # characters of a worker's text that a client gets
 COUNTER_BITS = 36  # the session in it; never used again, so that an old id can't reach a new session
 
 
@@ -178,6 +179,6 @@ def dismiss(session: Session, reconnect_after_ms: int, reason: str) -> None:
     """Tell the client to leave, and close when it is told."""
     port = session.port
     if port is not None:
-        session.out.append(encode_goaway(reconnect_after_ms, reason))
+        session.out.append(encode_goaway(reconnect_after_ms, reason[:MAX_REASON]))
         session.flush()
         port.close()

@@ -16,7 +16,7 @@ import pytest
 from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2, worker_pb2_grpc
 from gatecrew_cli.client import Client, ClientClosed, ReplyError
 from gatecrew_gateway import Gateway, GatewayConfig, ListenerConfig, RouteConfig
-from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, Status, decode_error, encode
+from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, Status, decode_error, decode_goaway, encode
 from gatecrew_registry import Entry, Registry, RegistrySettings, registration
 from gatecrew_registry.embedded import EmbeddedRegistry
 from gatecrew_worker import Request, Session, Worker
@@ -549,3 +549,69 @@ async def test_ports_in_use_are_one_clear_error(house: House) -> None:
     service_port = int(gateway.service_address.rpartition(":")[2])
     with pytest.raises(OSError, match=f":{service_port} for the Gateway service"):
         await house.gateway(service_port=service_port)
+
+
+async def test_a_kick_closes_one_session_and_harms_nobody_else(house: House) -> None:
+    """The kicking request's reply comes when the client has been told to leave already."""
+    worker, begun, release = echo(), asyncio.Event(), asyncio.Event()
+
+    @worker.on(2)
+    async def kick(request: Request) -> bytes:
+        await request.session.kick("x" * (1 << 20))
+        return b"for nobody"
+
+    @worker.on(3)
+    async def wait(request: Request) -> bytes:
+        begun.set()
+        await release.wait()
+        return b"served"
+
+    await house.worker(worker)
+    gateway = await house.gateway()
+    stranger = await house.client(gateway)
+    waiting = asyncio.create_task(stranger.request(3, timeout_s=PATIENCE_S))
+    await begun.wait()
+    for _ in range(3):
+        reader, writer = await house.socket(gateway)
+        writer.write(encode(Kind.REQUEST, 2, 7, b""))
+        [(kind, _, _, body)] = await read_packets(reader, 2)
+        assert kind == Kind.GOAWAY
+        assert decode_goaway(body) == (0, "x" * 1024)
+        writer.close()
+    release.set()
+    assert await waiting == b"served"
+    assert gateway.counters.links_lost == 0
+    assert gateway.counters.redelivered == 0
+
+
+@pytest.mark.parametrize("kind", [Kind.PING, Kind.REQUEST], ids=["pings", "refused"])
+async def test_what_is_answered_at_once_may_come_in_any_number(house: House, kind: Kind) -> None:
+    """Each is answered within the reading of it: a client that pipelines them is read in a loop, not in a recursion."""
+    gateway = await house.gateway(ListenerConfig(port=0, max_in_flight=4), workers=0)
+    reader, writer = await house.socket(gateway)
+    count = 20_000
+    writer.write(b"".join(encode(kind, 9, seq, b"") for seq in range(1, count + 1)))
+    packets = await read_packets(reader, count)
+    assert [seq for _, _, seq, _ in packets] == list(range(1, count + 1))
+
+
+async def test_big_contexts_of_many_sessions_are_split_over_messages(house: House) -> None:
+    """As many attributes as a session may have, of 20 sessions that speak at once: 5 MiB to tell the worker."""
+    worker = echo()
+
+    @worker.on(2)
+    async def fill(request: Request) -> bytes:
+        await request.session.set(**{f"name{number}": "v" * 4096 for number in range(64)})
+        return b""
+
+    @worker.on(3)
+    async def count(request: Request) -> bytes:
+        return b"%d" % sum(map(len, request.session.attributes.values()))
+
+    await house.worker(worker)
+    gateway = await house.gateway()
+    clients = [await house.client(gateway) for _ in range(20)]
+    await asyncio.gather(*(client.request(2, timeout_s=PATIENCE_S) for client in clients))
+    answers = await asyncio.gather(*(client.request(3, timeout_s=PATIENCE_S) for client in clients))
+    assert answers == [b"%d" % (64 * 4096)] * 20
+    assert gateway.counters.links_lost == 0

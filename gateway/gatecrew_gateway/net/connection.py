@@ -19,7 +19,7 @@ CLOSE_WITHIN_S = 2.0  # a client that does not read would keep a closing socket 
 class Connection(asyncio.Protocol):
     """Also the session's port (see ClientPort)."""
 
-    __slots__ = ("_backlog", "_closing", "_decoder", "_listener", "_transport", "session", "write")
+    __slots__ = ("_backlog", "_closing", "_decoder", "_listener", "_resuming", "_transport", "session", "write")
 
     session: Session
     write: Callable[[bytes], None]  # the transport's own, one call less a packet
@@ -30,6 +30,7 @@ class Connection(asyncio.Protocol):
         self._decoder = Decoder(listener.config.max_packet)
         self._backlog: list[tuple[int, int, int, bytes]] | None = None  # read, but over the session's max_in_flight
         self._closing = False
+        self._resuming = False
 
     # From the event loop.
 
@@ -94,15 +95,19 @@ class Connection(asyncio.Protocol):
 
     def resume(self) -> None:
         """Take what was read before the pause; read on if that does not fill the session again."""
-        backlog, self._backlog = self._backlog, None
-        if backlog and not self._closing:
-            session = self.session
+        if self._resuming:  # called by what `receive` flushes: the loop below goes on
+            return
+        self._resuming = True
+        session = self.session
+        while self._backlog and not session.paused and not self._closing:
+            backlog, self._backlog = self._backlog, None
             room = max(0, session.listener.max_in_flight - session.in_flight)
             if len(backlog) > room:
                 self._backlog = backlog[room:]
                 session.paused = True
             self._listener.dispatcher.receive(session, backlog[:room])
-        if not self.session.paused and not self.session.congested and not self._closing:
+        self._resuming = False
+        if not session.paused and not session.congested and not self._closing:
             self._transport.resume_reading()
 
     def close(self) -> None:
@@ -111,6 +116,7 @@ class Connection(asyncio.Protocol):
         """
         if not self._closing:
             self._closing = True
+            self.write = _discard  # of what is still open, answers come: for nobody now
             self._transport.resume_reading()
             if self._transport.can_write_eof():
                 self._transport.write_eof()
@@ -147,3 +153,7 @@ class Connection(asyncio.Protocol):
 
     def _broken(self, error: WireError) -> None:
         self.fail(encode_error(0, error.seq, error.status, error.reason))
+
+
+def _discard(data: bytes) -> None:
+    """What is written to a client that has been told to leave."""

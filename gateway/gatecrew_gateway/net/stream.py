@@ -323,16 +323,22 @@ def add_context(context: worker_pb2.SessionContext, session: Session) -> None:
 
 
 def split(message: worker_pb2.GatewayMessage) -> list[bytes]:
-    """The same content in messages under MESSAGE_LIMIT, in order. A single request always fits."""
+    """The same content in messages under MESSAGE_LIMIT, in order: what a message says of sessions comes before their
+    requests. A single request always fits, and so does a single session.
+    """
     first = worker_pb2.GatewayMessage()
     first.CopyFrom(message)
-    del first.requests[:]
+    del first.sessions[:], first.requests[:]
     messages = [first]
-    size = first.ByteSize()
-    for request in message.requests:
-        size += request.ByteSize() + 8
-        if size > MESSAGE_LIMIT:
+    room = MESSAGE_LIMIT - first.ByteSize()
+    for part in (*message.sessions, *message.requests):
+        size = part.ByteSize() + 8
+        if size > room:
             messages.append(worker_pb2.GatewayMessage())
-            size = request.ByteSize() + 8
-        messages[-1].requests.append(request)
-    return [part.SerializeToString() for part in messages]
+            room = MESSAGE_LIMIT
+        room -= size
+        if isinstance(part, worker_pb2.SessionContext):
+            messages[-1].sessions.append(part)
+        else:
+            messages[-1].requests.append(part)
+    return [each.SerializeToString() for each in messages]
