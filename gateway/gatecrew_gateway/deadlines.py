@@ -43,6 +43,8 @@ class Deadlines:
         """What this link has, and what waits in the lanes that it holds. Late answers are dropped; the worker minds its
         own load.
         """
+        if 0 < link.rests_until <= now:
+            link.rested()
         late = [packet for packet in link.pending.values() if packet.deadline <= now]
         held = {id(packet.lane): packet.lane for packet in link.pending.values() if packet.lane.waiting}
         for packet in late:

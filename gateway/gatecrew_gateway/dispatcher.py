@@ -231,7 +231,7 @@ class Dispatcher:
             lane.link = None
             lane.open = 0
             lane.held = False
-            lane.waiting[:0] = block
+            lane.take_back(block)
             if lane.waiting:
                 link.pool.list(lane, first=True)
         if (link.pool.ready or link.pool.suspects) and link.pool.called is None:
@@ -270,8 +270,10 @@ class Dispatcher:
                 link.suspect = None
             lane.open -= 1
             if status and answer.not_started:
-                self._give_back(packet)
+                self._give_back(packet, link)
                 continue
+            if lane.waiting and lane.waiting[0].id < packet.id:
+                self._overtaken(packet)
             lane.pool.load -= 1
             if not lane.open:
                 if lane.waiting:
@@ -303,19 +305,26 @@ class Dispatcher:
         self.counters.replies += replies
         link.answered += replies
 
-    def _give_back(self, packet: Pending) -> None:
+    def _give_back(self, packet: Pending, link: Link) -> None:
         """A worker did not begin it: it is free to go to another, ahead of what came after it."""
         lane = packet.lane
+        now = self._clock()
         self.counters.returned_not_started += 1
-        if not lane.pool.budget.spend(self._clock()):
+        link.rest(now)
+        if not lane.pool.budget.spend(now):
             self._fail(packet, Status.UNAVAILABLE, "no worker took it, and the retry budget is spent")
         else:
-            # Ids rise within a lane, so this keeps the order when several come back.
-            at = next((i for i, other in enumerate(lane.waiting) if other.id > packet.id), len(lane.waiting))
-            lane.waiting.insert(at, packet)
+            lane.take_back([packet])
             lane.held = True
         if not lane.open:
             lane.pool.release(lane)
+
+    def _overtaken(self, packet: Pending) -> None:
+        """A worker ran this one and had given back what came before it in the lane: that can't run any more."""
+        lane = packet.lane
+        while lane.waiting and lane.waiting[0].id < packet.id:
+            late = lane.waiting.pop(0)
+            self._fail(late, Status.UNAVAILABLE, "a worker gave it back, and ran a later packet of the session")
 
     # Outcomes that no worker gave.
 

@@ -44,16 +44,17 @@ LEASE_S = 2.0  # a gateway speaks every second; after such a silence our request
 SLICE_S = 0.005  # handlers in place keep the loop no longer than this before others have their turn
 
 
-class TooLate(Exception):
-    """Nobody waits for the reply any more; the handler was not started."""
+class NotStarted(Exception):
+    """In a thread: nobody waits for the reply any more, or that is in doubt."""
 
 
 class Waiting(NamedTuple):
-    """A request in a lane."""
+    """A request that can't start yet."""
 
     dispatcher: Dispatcher
     request: Request
     handler: Handler
+    lane: Lane
 
 
 class Shared:
@@ -92,6 +93,7 @@ class Dispatcher:
         self._sessions = sessions
         self._bare: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
         self._taking = False
+        self._in_doubt: list[Waiting] = []  # not started: our stream may be cancelled, and we not know it yet
         self._idle_waiters = Waiters(shared.loop)
         shared.dispatchers.add(self)
 
@@ -189,14 +191,16 @@ class Dispatcher:
         else:
             self.open[request] = None
             if lane.busy and not handler.concurrent:
-                lane.wait(Waiting(self, request, handler))
+                lane.wait(Waiting(self, request, handler, lane))
             else:
                 self._start(request, handler, lane)
 
     def _start(self, request: Request, handler: Handler, lane: Lane) -> None:
         """Start the handler of a request that is in `open`, if it is still worth it."""
         shared = self._shared
-        if self._is_too_late(request):
+        if self.lease_is_over:
+            self._in_doubt.append(Waiting(self, request, handler, lane))
+        elif self._is_too_late(request):
             del self.open[request]
             self._give_up(request)
         elif handler.threaded:
@@ -226,28 +230,32 @@ class Dispatcher:
             carrier.hand_over(coroutine, waits_for, functools.partial(self._finish, request, handler, lane))
 
     def _call_in_thread(self, handler: Handler, request: Request) -> Any:
-        if self._is_too_late(request):  # it waited for a thread
-            raise TooLate
+        if self.lease_is_over or self._is_too_late(request):  # it waited for a thread
+            raise NotStarted
         return handler.call(request)
 
     @property
     def lease_is_over(self) -> bool:
         """Whether the gateway has been silent for so long that it, or we (SIGSTOP, a blocked loop), stood still."""
-        return time.monotonic() - self.heard_at > LEASE_S
+        return not isinstance(self.outlet, Lost) and time.monotonic() - self.heard_at > LEASE_S
 
     def _is_too_late(self, request: Request) -> bool:
         # The requests of a lost link are other workers' by now.
-        return isinstance(self.outlet, Lost) or self.lease_is_over or time.monotonic() > request.deadline
+        return isinstance(self.outlet, Lost) or time.monotonic() > request.deadline
 
     def _give_up(self, request: Request) -> None:
-        if self.lease_is_over:
-            self._counters.not_started += 1
-            reason = "the worker stood still"
-            self.outlet.refuse(request._wire.id, Status.UNAVAILABLE, reason, not_started=True)
-            return
         if not isinstance(self.outlet, Lost):
             self._counters.expired += 1
         self.outlet.refuse(request._wire.id, Status.DEADLINE_EXCEEDED, "the deadline passed before the handler started")
+
+    def _decide(self) -> None:
+        """There is no doubt any more: go on with what waited for that, in order. What follows it is not read yet."""
+        doubtful, self._in_doubt = self._in_doubt, []
+        for waiting in doubtful:
+            if waiting.lane.busy and not waiting.handler.concurrent:
+                waiting.lane.wait(waiting)
+            else:
+                self._start(waiting.request, waiting.handler, waiting.lane)
 
     def _suspended(self, request: Request, handler: Handler, lane: Lane, carrier: Carrier) -> None:
         self.open[request] = carrier
@@ -256,15 +264,17 @@ class Dispatcher:
 
     def _finish(self, request: Request, handler: Handler, lane: Lane, result: Any, error: BaseException | None) -> None:
         """A handler has ended that did not end in place."""
-        del self.open[request]
-        if error is None:
-            self._answer(request, result)
-        elif isinstance(error, TooLate):
-            self._give_up(request)
-        else:
-            self._fail(request, error)
         if not handler.concurrent:
             lane.busy = False
+        if isinstance(error, NotStarted):
+            self._start(request, handler, lane)
+        else:
+            del self.open[request]
+            if error is None:
+                self._answer(request, result)
+            else:
+                self._fail(request, error)
+        if not handler.concurrent:
             # Those that end in place leave the lane free for the next.
             while (waiting := lane.next()) is not None:
                 waiting.dispatcher._start(waiting.request, waiting.handler, lane)
@@ -316,9 +326,17 @@ class Dispatcher:
             return len(self.open), int((time.monotonic() - oldest._arrived_at) * 1000)
         return 0, 0
 
+    def heard(self) -> None:
+        """The gateway spoke, and has not cancelled the stream."""
+        self.heard_at = time.monotonic()
+        if self._in_doubt:
+            self._decide()
+            self._settled()
+
     def lose(self) -> None:
         """The link is gone: what runs goes on, for nobody."""
         self.outlet = Lost(self._counters)
+        self._decide()
         self._settled()
 
     async def idle(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+import math
 from typing import TYPE_CHECKING
 
 import grpc
@@ -81,7 +81,7 @@ class Link:
         self._shared.links.add(self)
         log.info("link to gateway %s", self.gateway_id)
         message: object = first
-        self.dispatcher.heard_at = time.monotonic()
+        self.dispatcher.heard()
         while isinstance(message, worker_pb2.GatewayMessage):  # else: the end of the stream
             await self._take_in(message)
             if self.outbox.is_full:
@@ -90,8 +90,9 @@ class Link:
             if self.dispatcher.lease_is_over:
                 # The cancellation, if there is one, is behind what we read now: let it overtake.
                 await asyncio.sleep(DOUBT_S)
-            self.dispatcher.heard_at = time.monotonic()
-        # Half closed: it asks nothing more, and may still want its answers.
+            self.dispatcher.heard()
+        # Half closed: it asks nothing more, and may still want its answers. Its silence says nothing from now on.
+        self.dispatcher.heard_at = math.inf
         await self.dispatcher.idle()
         await self.outbox.empty()
 

@@ -6,6 +6,7 @@ from gatecrew_gateway.codec import Kind, Status
 from gatecrew_gateway.config import GatewayConfig, RouteConfig
 from gatecrew_gateway.deadlines import NO_WORKER_WAIT_S
 from gatecrew_gateway.dispatcher import CLOSE, OPEN
+from gatecrew_gateway.routing.link import REST_S
 from gatecrew_gateway.routing.pool import FULL_BATCH, LINGER_S, WORTH_A_BATCH
 from gateway.crew import Crew
 
@@ -327,18 +328,69 @@ def test_what_was_not_started_goes_elsewhere_in_order() -> None:
     assert [(p.seq, p.attempt) for p in second.in_flight] == [(1, 0), (2, 0), (3, 0), (4, 0)]
 
 
-def test_giving_back_for_ever_is_ended_by_the_budget() -> None:
+def test_what_was_given_back_goes_to_another_worker() -> None:
+    """Also at once: the worker that gave it back has the next turn."""
+    crew = Crew()
+    full, idle = crew.worker("full"), crew.worker("idle")
+    for _ in range(20):
+        client = crew.client()
+        crew.send(client, 1)
+        crew.run()
+        full.answer(*full.in_flight, status=Status.UNAVAILABLE, not_started=True)
+        crew.run()
+        idle.answer_all()
+        assert list(client.replies) == [1]
+        crew.pass_time(0.1)
+    assert crew.counters.returned_not_started < 10
+
+
+def test_a_worker_that_gives_back_rests_a_while_and_not_for_ever() -> None:
     crew = Crew()
     worker = crew.worker("a")
     client = crew.client()
     crew.send(client, 1)
-    for _ in range(1000):
+    crew.run()
+    worker.answer(*worker.in_flight, status=Status.UNAVAILABLE, not_started=True)
+    crew.run()
+    assert worker.in_flight == []
+    crew.pass_time(REST_S)
+    crew.run()
+    worker.answer_all()
+    assert list(client.replies) == [1]
+
+
+def test_giving_back_for_ever_is_ended() -> None:
+    crew = Crew()
+    worker = crew.worker("a")
+    clients = [crew.client() for _ in range(100)]
+    for client in clients:
+        crew.send(client, 1)
+    for _ in range(200):
         crew.run()
-        if not worker.in_flight:
-            break
         worker.answer(*worker.in_flight, status=Status.UNAVAILABLE, not_started=True)
-    assert statuses(client.errors) == {1: Status.UNAVAILABLE}
-    assert len(crew.executions) < 30
+        crew.pass_time(0.1)
+    ends = [statuses(client.errors) for client in clients]
+    assert {end[1] for end in ends} <= {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED}
+    assert {1: Status.UNAVAILABLE} in ends  # the budget
+    assert len(crew.executions) < 500
+
+
+@pytest.mark.parametrize("then", ["runs", "is lost"])
+def test_what_was_given_back_never_runs_after_what_came_later(then: str) -> None:
+    crew = Crew()
+    first = crew.worker("a")
+    client = crew.client()
+    crew.send(client, 1, 1, 1, 1)
+    crew.run()
+    _, *middle, last = first.in_flight
+    first.answer(*middle, status=Status.UNAVAILABLE, not_started=True)
+    second = crew.worker("b")
+    if then == "runs":
+        first.answer(last)
+        assert statuses(client.errors) == {2: Status.UNAVAILABLE, 3: Status.UNAVAILABLE}
+    crew.lose(first, crashed=False)
+    crew.run()
+    assert [packet.seq for packet in second.in_flight] == ([1] if then == "runs" else [1, 2, 3, 4])
 
 
 # Limits and deadlines.

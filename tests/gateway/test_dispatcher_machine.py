@@ -7,11 +7,13 @@ import pytest
 
 from gatecrew_gateway.codec import Kind, Status
 from gatecrew_gateway.config import GatewayConfig, RouteConfig
+from gatecrew_gateway.routing.lane import Pending
 from gatecrew_gateway.routing.link import LinkState
 from gatecrew_gateway.routing.pool import LINGER_S
 from gateway.crew import Client, Crew, Worker
 
 SESSION, STRICT, FREE, ONCE, OTHER = range(1, 6)  # commands
+IN_ORDER = (SESSION, STRICT, ONCE)  # they share a session's lane
 CONFIG = GatewayConfig(
     max_waiting=60,
     routes=(
@@ -32,7 +34,10 @@ class Delivery:
         self.sent: dict[tuple[int, int], int] = {}  # (session, seq) -> command
         self.gone: set[int] = set()
         self.names = 0
-        self.given_back = False  # such packets are taken twice at attempt 0
+        self.gives_back = seed % 2 == 1
+        self.given_back: set[tuple[int, int]] = set()  # (session, seq): taken more than once at the same attempt
+        self.ran: dict[int, int] = defaultdict(int)  # session -> highest seq that a worker has run, of one lane
+        self.seen = 0  # executions
 
     def worker(self) -> Worker:
         return self.random.choice(self.crew.workers)
@@ -75,7 +80,21 @@ class Delivery:
         packets = worker.in_flight
         self.random.shuffle(packets)
         some = packets[: self.random.randint(1, 9)]
+        for packet in some:
+            if packet.command in IN_ORDER:
+                session = packet.lane.session.id
+                self.ran[session] = max(self.ran[session], packet.seq)
         worker.answer(*some, status=self.random.choice([0, 0, Status.NOT_FOUND]))
+
+    def give_back(self) -> None:
+        worker = self.worker()
+        self.give_some_back(worker, [packet for packet in worker.in_flight if self.random.random() < 0.4])
+
+    def give_some_back(self, worker: Worker, packets: list[Pending]) -> None:
+        """But nothing that came before what it has run."""
+        back = [packet for packet in packets if packet.seq > self.ran[packet.lane.session.id]]
+        self.given_back.update((packet.lane.session.id, packet.seq) for packet in back)
+        worker.answer(*back, status=Status.UNAVAILABLE, not_started=True)
 
     def lose(self) -> None:
         self.crew.lose(self.worker(), crashed=self.random.random() < 0.5)
@@ -83,9 +102,8 @@ class Delivery:
     def drain(self) -> None:
         worker = self.worker()
         self.crew.dispatcher.draining(worker.link)
-        if self.random.random() < 0.5:
-            self.given_back = True
-            worker.answer(*worker.in_flight, status=Status.UNAVAILABLE, not_started=True)
+        if self.gives_back:
+            self.give_some_back(worker, worker.in_flight)
 
     def fall_silent_or_recover(self) -> None:
         link = self.worker().link
@@ -101,6 +119,7 @@ class Delivery:
         acts = {self.send: 8, self.take: 8, self.pass_time: 4, self.connect: 2, self.join: 3, self.leave: 1}
         if self.crew.workers:
             acts |= {self.answer: 8, self.lose: 1, self.drain: 1, self.fall_silent_or_recover: 2}
+            acts |= {self.give_back: 2} if self.gives_back else {}
         self.random.choices(list(acts), list(acts.values()))[0]()
 
     # What must hold after each.
@@ -111,6 +130,7 @@ class Delivery:
         self.a_lane_is_in_one_place()
         self.strict_lanes_have_one_in_flight()
         self.each_worker_gets_a_session_in_order()
+        self.what_was_given_back_does_not_run_after_what_came_later()
         self.repeats_are_marked_and_at_most_once_holds()
 
     def somebody_will_come(self) -> None:
@@ -154,12 +174,19 @@ class Delivery:
         last: dict[tuple[str, int], int] = {}
         first: dict[int, int] = {}
         for run in self.crew.executions:
-            if self.sent.get((run.session, run.seq)) in (SESSION, STRICT, ONCE):
+            if self.sent.get((run.session, run.seq)) in IN_ORDER and not self.given_back:
                 assert last.get((run.worker, run.session), 0) < run.seq
                 last[run.worker, run.session] = run.seq
-                if run.attempt == 0 and not self.given_back:
+                if run.attempt == 0:
                     assert first.get(run.session, 0) < run.seq
                     first[run.session] = run.seq
+
+    def what_was_given_back_does_not_run_after_what_came_later(self) -> None:
+        for run in self.crew.executions[self.seen :]:
+            key = run.session, run.seq
+            if key in self.given_back and self.sent.get(key) in IN_ORDER and run.attempt == 0:
+                assert self.ran[run.session] < run.seq
+        self.seen = len(self.crew.executions)
 
     def repeats_are_marked_and_at_most_once_holds(self) -> None:
         attempts: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -177,7 +204,7 @@ class Delivery:
         for name in ("echo", "other"):
             self.crew.worker(f"last-{name}", name)
         for _ in range(200):
-            self.crew.pass_time(LINGER_S)
+            self.crew.pass_time(0.05 if self.gives_back else LINGER_S)
             self.crew.run()
             for worker in self.crew.workers:
                 worker.answer_all()

@@ -7,7 +7,7 @@ import grpc.aio
 import pytest
 
 from gatecrew.v1 import worker_pb2, worker_pb2_grpc
-from gatecrew_worker import Request, Session, Worker
+from gatecrew_worker import Request, Session, Worker, dispatch
 
 from .gateway_end import GatewayEnd, eventually, linked
 
@@ -318,3 +318,57 @@ async def test_batch_with_large_bodies_is_split_below_the_limit_of_grpc(count: i
         replies = await gateway.ask(*requests)
         assert all(reply.body == body for reply in replies)
         assert max(message.ByteSize() for message in gateway.messages) < 2 << 20
+
+
+@pytest.mark.parametrize("threaded", [False, True], ids=["coroutine", "thread"])
+@pytest.mark.parametrize("then", ["speaks", "ends its side", "cancels"])
+async def test_after_a_silence_nothing_starts_before_the_gateway_is_heard(
+    monkeypatch: pytest.MonkeyPatch, threaded: bool, then: str
+) -> None:
+    """Then in order, what was read before and after it; or never, if the gateway has given the stream up."""
+    monkeypatch.setattr(dispatch, "LEASE_S", 0.3)
+    worker, began, release = Worker("waits"), list[bytes](), asyncio.Event()
+
+    @worker.on(1)
+    async def first(request: Request) -> bytes:
+        began.append(request.body)
+        await release.wait()
+        return b""
+
+    if threaded:
+
+        @worker.on(2)
+        def later(request: Request) -> bytes:
+            began.append(request.body)
+            return b""
+
+    else:
+
+        @worker.on(2)
+        async def later(request: Request) -> bytes:
+            began.append(request.body)
+            return b""
+
+    async with linked(worker) as (gateway, serving):
+        requests = [gateway.request(2 if n else 1, b"%d" % n) for n in range(10)]
+        await gateway.post(*requests[:5])
+        await eventually(lambda: began)
+        [link] = serving._servicer.streams
+        while not link.dispatcher.lease_is_over:
+            await asyncio.sleep(0.01)
+        release.set()
+        await gateway.answers(requests[0])
+        await asyncio.sleep(0.05)
+        assert began == [b"0"]
+        if then == "speaks":
+            await gateway.post(*requests[5:])
+            replies = await gateway.answers(*requests)
+        elif then == "ends its side":
+            await gateway.call.done_writing()
+            replies = await gateway.answers(*requests[:5])
+        else:
+            gateway.call.cancel()
+            await eventually(lambda: not serving._servicer.streams)
+            replies = []
+        assert began == [b"%d" % n for n in range(max(1, len(replies)))]
+        assert not any(reply.status or reply.not_started for reply in replies)

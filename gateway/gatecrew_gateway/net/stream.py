@@ -331,7 +331,8 @@ def split(message: worker_pb2.GatewayMessage) -> list[bytes]:
     del first.sessions[:], first.requests[:]
     messages = [first]
     room = MESSAGE_LIMIT - first.ByteSize()
-    for part in (*message.sessions, *message.requests):
+    parts: list[worker_pb2.SessionContext | worker_pb2.Request] = [*message.sessions, *message.requests]
+    for part in parts:
         size = part.ByteSize() + 8
         if size > room:
             messages.append(worker_pb2.GatewayMessage())

@@ -7,11 +7,13 @@ A lane is one session's packets for one service. Its states:
     bound    has a link and packets open there; a new packet joins them
     held     bound, but new packets wait: a packet that travels alone is open, or the link is draining
 
-On failover the unanswered packets go back to the head of `waiting` as one block, so newer ones stay behind them.
+On failover the unanswered packets go back to the head of `waiting` as one block, so newer ones stay behind them. What a
+worker gives back waits there until the lane has nothing open; if the worker then ran a later one, it fails.
 """
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,6 +57,9 @@ class Pending:
         return self.suspect or (self.route is not None and self.route.alone)
 
 
+_id = attrgetter("id")
+
+
 class Lane:
     __slots__ = ("held", "link", "open", "opened", "pool", "session", "waiting")
 
@@ -66,6 +71,14 @@ class Lane:
         self.held = False
         self.opened = False  # the service was told of the session, so it must be told of its end
         self.waiting: list[Pending] = []  # in order
+
+    def take_back(self, packets: list[Pending]) -> None:
+        """What was with a link and did not run there waits again: in order, which ids are."""
+        waiting = self.waiting
+        if waiting and packets and waiting[0].id < packets[-1].id:
+            self.waiting = sorted(packets + waiting, key=_id)
+        else:
+            waiting[:0] = packets
 
     def __repr__(self) -> str:
         where = "quiet" if self.link is None and not self.waiting else f"link={self.link} held={self.held}"

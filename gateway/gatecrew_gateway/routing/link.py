@@ -12,6 +12,9 @@ from enum import StrEnum
 from .lane import Pending
 from .pool import FULL_BATCH, Pool
 
+REST_S = 0.05  # of a worker that gave a packet back; doubled while it goes on, up to MOST_REST_S
+MOST_REST_S = 1.0
+
 
 class LinkState(StrEnum):
     READY = "ready"
@@ -41,7 +44,20 @@ class Link:
         self.writing = False  # a batch is on its way to the socket: with a frozen worker, for long
         self.sent = 0
         self.answered = 0
+        self.rests_until = 0.0  # it gets nothing new before; 0: it does not rest
+        self._rest_s = 0.0
         self._wake = wake
+
+    def rest(self, now: float) -> None:
+        """It gave something back: it is full, and others should have what is new. Its lanes stay."""
+        if not self.rests_until:
+            self._rest_s = min(max(REST_S, self._rest_s * 2), MOST_REST_S)
+            self.rests_until = now + self._rest_s
+        self.busy = False  # this is an answer: nobody waits for another one before they call an idle worker
+
+    def rested(self) -> None:
+        self.rests_until = 0.0
+        self._go_on()
 
     @property
     def can_take(self) -> bool:
@@ -72,7 +88,7 @@ class Link:
         else:
             batch = self.queue[:room]
             del self.queue[:room]
-        if self.state is LinkState.READY:
+        if self.state is LinkState.READY and not self.rests_until:
             room -= len(batch)
             if pool.suspects and room > 0 and self.suspect is None:
                 lane = pool.suspects.popleft()
@@ -120,6 +136,8 @@ class Link:
     def heard(self) -> None:
         """An answer came: what has gathered may go."""
         self.busy = False
+        if not self.rests_until:
+            self._rest_s = 0.0
         self._go_on()
 
     def written(self) -> None:
@@ -151,7 +169,7 @@ class Link:
         for packets in back.values():
             lane = packets[0].lane
             lane.open -= len(packets)
-            lane.waiting[:0] = packets
+            lane.take_back(packets)
             if not lane.open:
                 self.pool.release(lane)
 

@@ -69,7 +69,8 @@ class Pool:
 
     def has_work_for(self, link: Link) -> bool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
-        return link.can_take and not link.awake and bool(self.ready or (self.suspects and link.suspect is None))
+        work = self.ready or (self.suspects and link.suspect is None)
+        return bool(work) and link.can_take and not link.awake and not link.rests_until
 
     def wake(self) -> None:
         """Give the turn to the next idle link, or let packets gather. Not while one is `called`."""
