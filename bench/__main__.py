@@ -41,6 +41,12 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a floor is missed")
     args = parser.parse_args()
     rounds, seconds, warmup = (1, 1.0, 0.5) if args.quick else (args.rounds, args.seconds, 1.0)
+    for option, asked, known in (
+        ("--systems", args.systems, {system.key for system in SYSTEMS}),
+        ("--shapes", args.shapes, set(SHAPES)),
+    ):
+        if unknown := set(asked.split(",")) - known:
+            parser.error(f"{option}: no {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
     chosen = [system for system in SYSTEMS if system.key in args.systems.split(",")]
     for system in [each for each in chosen if each.key in LANGUAGES and not program(each.key).exists()]:
         print(f"NOT MEASURED: {system.title}; `make workers` builds them where their toolchain is", file=sys.stderr)
