@@ -7,7 +7,6 @@ finish while their workers are there, workers leave a registry that is alive.
 import asyncio
 import json
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
@@ -18,6 +17,7 @@ from .console import Console
 from .errors import UserError
 from .loop import stop_requested
 from .options import join
+from .ports import reason_not_to_bind
 from .settings import Settings, WorkerConfig
 from .supervisor import Child, Command, Facts
 
@@ -52,14 +52,15 @@ class Cluster:
             if starting.done():
                 starting.result()
                 await stopping
-            print("stopping", flush=True)
+            self._console.say("stopping")
         finally:
             starting.cancel()
             stopping.cancel()
             for group, stop_s in reversed(self._groups):
                 await asyncio.gather(*(child.stop(stop_s) for child in group))
             await asyncio.gather(starting, stopping, return_exceptions=True)
-        print("stopped", flush=True)
+        self._console.say("stopped")
+        self._console.close()
 
     async def _start(self) -> None:
         for config in self._gateways.values():
@@ -73,14 +74,15 @@ class Cluster:
             {name: _gateway_command(config, len(self._workers)) for name, config in self._gateways.items()},
             self._settings.gateway.drain_s + STOP_MARGIN_S,
         )
-        print(f"registry: {registry}")
+        say = self._console.say
+        say(f"registry: {registry}")
         for name, facts in zip(self._workers, workers, strict=True):
-            print(f"{name}: {facts['service']} on {facts['address']}, pid {facts['pid']}")
+            say(f"{name}: {facts['service']} on {facts['address']}, pid {facts['pid']}")
         for name, facts in zip(self._gateways, gateways, strict=True):
             listeners = ", ".join(f"{name} on {address}" for name, address in _listeners(facts).items())
-            print(f"{name}: {listeners}, service on {facts['service']}, pid {facts['pid']}")
+            say(f"{name}: {listeners}, service on {facts['service']}, pid {facts['pid']}")
         first = next(iter(_listeners(gateways[0]).values()))
-        print(f"ready: clients connect to {first}, such as `gatecrew call 1 hello --gateway {first}`", flush=True)
+        say(f"ready: clients connect to {first}, such as `gatecrew call 1 hello --gateway {first}`")
 
     async def _start_registry(self) -> str:
         """Returns where it is, as a URL for people."""
@@ -94,7 +96,7 @@ class Cluster:
                 await check_reachable(consul)
                 return consul.settings.url
         listen = (
-            registry.listen or f"127.0.0.1:{0 if _reason_not_to_bind('127.0.0.1', REGISTRY_PORT) else REGISTRY_PORT}"
+            registry.listen or f"127.0.0.1:{0 if reason_not_to_bind('127.0.0.1', REGISTRY_PORT) else REGISTRY_PORT}"
         )
         [facts] = await self._start_group({"registry": _registry_command(listen)}, STOP_MARGIN_S)
         address = self._environment["CONSUL_HTTP_ADDR"] = facts["address"]
@@ -154,18 +156,7 @@ def _port(address: str | None, otherwise: int) -> int:
 def _check_listeners(config: GatewayConfig) -> None:
     """Find out that a port is in use before anything is started, rather than from the gateway, which comes last."""
     for listener in config.listeners:
-        reason = _reason_not_to_bind(listener.host, listener.port)
+        reason = reason_not_to_bind(listener.host, listener.port)
         if reason:
             where = join(listener.host, listener.port)
             raise UserError(f"listener {listener.name}: {where}: {reason}; choose another with --listen")
-
-
-def _reason_not_to_bind(host: str, port: int) -> str:
-    """Empty if one could listen there."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error.strerror or str(error)
-    return ""

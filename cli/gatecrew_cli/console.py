@@ -1,25 +1,90 @@
-"""What `gatecrew up` shows: the lines of all children, each with its name before it."""
+"""What `gatecrew up` and `gatecrew run` show: the lines of all children, each with its name before it.
 
-import contextlib
+Written by threads: a pipe that nobody reads, or a terminal that was stopped with Ctrl-S, blocks whoever writes to it,
+and must keep us neither from stopping our children nor from starting them again.
+"""
+
 import os
 import sys
+import threading
+import time
+from queue import SimpleQueue
 from typing import TextIO
 
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)  # ANSI foregrounds that are readable on black and on white
 _RESET = "\033[0m"
+MOST_WAITING = 4 << 20  # bytes for one stream; what comes above it is left out
+CLOSE_S = 1.0  # for what is still to be written
 
 
 class Console:
-    """Prints whole lines, prefixed; in colour on a terminal, unless NO_COLOR is set."""
+    """Prints whole lines, prefixed; in colour on a terminal, unless NO_COLOR is set. Close it at the end."""
 
     def __init__(self, names: list[str]) -> None:
         self._width = max(map(len, names))
         self._colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
+        self._writers: dict[TextIO, _Writer] = {}
 
     def line(self, name: str, text: str, stream: TextIO | None = None) -> None:
+        """A line of a child, or about it."""
         out = stream or sys.stdout
         prefix = f"{name:<{self._width}} |"
         if out.isatty() and not os.environ.get("NO_COLOR"):
             prefix = f"\033[{self._colours[name]}m{prefix}{_RESET}"
-        with contextlib.suppress(BrokenPipeError):  # its reader has gone; the children go on
-            print(prefix, text, file=out, flush=True)
+        self._write(out, f"{prefix} {text}")
+
+    def say(self, text: str) -> None:
+        """A line of our own."""
+        self._write(sys.stdout, text)
+
+    def close(self) -> None:
+        """Returns when all is written, or cannot be."""
+        give_up_at = time.monotonic() + CLOSE_S
+        for writer in self._writers.values():
+            writer.close(max(0.0, give_up_at - time.monotonic()))
+
+    def _write(self, out: TextIO, line: str) -> None:
+        writer = self._writers.get(out)
+        if writer is None:
+            writer = self._writers[out] = _Writer(out.fileno())
+        writer.put(line)
+
+
+class _Writer:
+    """Writes to the descriptor itself: a stream's lock, held by a thread that is stuck, would stop Python's exit."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        self._taken = 0  # bytes, of which
+        self._written = 0  # so many are out, counted by the thread
+        self._left_out = 0  # lines
+        self._thread = threading.Thread(target=self._run, name="console", daemon=True)
+        self._thread.start()
+
+    def put(self, line: str) -> None:
+        data = f"{line}\n".encode(errors="replace")
+        if self._taken - self._written + len(data) > MOST_WAITING:
+            self._left_out += 1
+            return
+        if self._left_out:
+            data = f"({self._left_out} lines left out: nobody read them)\n".encode() + data
+            self._left_out = 0
+        self._taken += len(data)
+        self._lines.put(data)
+
+    def close(self, timeout_s: float) -> None:
+        self._lines.put(None)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while (data := self._lines.get()) is not None:
+            size = len(data)
+            while data:
+                try:
+                    data = data[os.write(self._descriptor, data) :]
+                except BlockingIOError:  # somebody who shares the terminal has made it so
+                    time.sleep(0.01)
+                except OSError:
+                    break  # its reader has gone; the children go on
+            self._written += size

@@ -5,8 +5,10 @@ import asyncio
 from gatecrew_registry import Registry
 
 from .console import Console
-from .errors import Failed
+from .errors import Failed, UserError
 from .loop import stop_requested
+from .options import join
+from .ports import reason_not_to_bind
 from .registry_access import advertised_host, registry_settings
 from .replica import Program, Replica
 
@@ -23,10 +25,13 @@ async def run_replicas(
     """A registry that is down, at start too, is no reason not to run: they are registered when it is back.
 
     Raises:
-        UserError: the environment says nonsense of the registry.
+        UserError: the environment says nonsense of the registry, or one can't listen there.
         Failed: every replica was in a crash loop.
     """
     host, port = listen
+    for number in range(replicas):
+        if reason := reason_not_to_bind(host, port and port + number):
+            raise UserError(f"{join(host, port and port + number)}: {reason}; choose another with --listen")
     settings = registry_settings()
     program = Program(
         service=service,
@@ -49,24 +54,27 @@ async def run_replicas(
 
         stop = stop_requested(kill)
         stopping = asyncio.create_task(stop.wait())
-        telling = asyncio.create_task(_tell_when_ready(running))
+        telling = asyncio.create_task(_tell_when_ready(running, service, console))
         everyone = asyncio.gather(*(each.task for each in running))
         try:
             await asyncio.wait((stopping, everyone), return_when=asyncio.FIRST_COMPLETED)
             if not everyone.done():
-                print("stopping", flush=True)
+                console.say("stopping")
         finally:
             telling.cancel()
             stopping.cancel()
             for each in running:
                 each.stop()
             await everyone
-    if all(each.gave_up for each in running):
+    gave_up = all(each.gave_up for each in running)
+    if not gave_up:
+        console.say("stopped")
+    console.close()
+    if gave_up:
         raise Failed(f"every worker of {service} ended again and again: gave up")
-    print("stopped", flush=True)
 
 
-async def _tell_when_ready(replicas: list[Replica]) -> None:
+async def _tell_when_ready(replicas: list[Replica], service: str, console: Console) -> None:
     for each in replicas:
         await each.started.wait()
-    print(f"ready: {len(replicas)} of {replicas[0].name.rpartition('-')[0]}", flush=True)
+    console.say(f"ready: {len(replicas)} of {service}")

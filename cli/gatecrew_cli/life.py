@@ -13,13 +13,15 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self, TextIO
 
+REST_S = 10.0  # for what a program has left behind, before it is killed
 LONGEST_LINE = 64 * 1024  # bytes; a longer one is broken
 
 Hear = Callable[[str, TextIO], None]  # a line, and the stream that it should go to
 
 
 class Life(asyncio.SubprocessProtocol):
-    """`end` is done with the exit code when the program has ended and its lines are passed on.
+    """`end` is done with the exit code when the program has ended, with all that it had started, and its lines are
+    passed on.
 
     A protocol and not `asyncio.subprocess.Process`, whose `wait` also waits until nobody holds the pipes (Python before
     3.12.5): what a program has left running would hide that it has ended.
@@ -53,15 +55,16 @@ class Life(asyncio.SubprocessProtocol):
         return life
 
     def terminate(self) -> None:
+        """Ask the program; what it has started is asked when it has ended."""
         # Not Process.send_signal: it looks whether the child has ended, and takes the exit code from the watcher.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
+        if not self._exited.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """With everything that it started."""
         if not self.end.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+            self._signal_group(signal.SIGKILL)
 
     async def stop(self, kill_after_s: float) -> bool:
         """Let it finish what is open, then end it; returns whether it had to be killed."""
@@ -95,6 +98,7 @@ class Life(asyncio.SubprocessProtocol):
 
     async def _see_out(self, transport: asyncio.SubprocessTransport) -> int:
         await self._exited.wait()
+        await self._end_rest()
         with contextlib.suppress(TimeoutError):  # something that it started still holds the pipe
             async with asyncio.timeout(1.0):
                 await self._read.wait()
@@ -102,6 +106,28 @@ class Life(asyncio.SubprocessProtocol):
         code = transport.get_returncode()
         assert code is not None
         return code
+
+    async def _end_rest(self) -> None:
+        """End what it has left behind: a shell does not pass SIGTERM on, and a worker may be what it ran."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + REST_S
+        there = self._signal_group(signal.SIGTERM)
+        while there and loop.time() < give_up_at:
+            await asyncio.sleep(0.02)
+            with contextlib.suppress(ChildProcessError):
+                # Orphans are ours if we are process 1, as in a container.
+                os.waitpid(-self.pid, os.WNOHANG)  # noqa: ASYNC222
+            there = self._signal_group(0)
+        if there:
+            self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: int) -> bool:
+        """Returns whether anybody of it is there."""
+        try:
+            os.killpg(self.pid, number)
+        except OSError:
+            return False
+        return True
 
 
 class Backoff:
@@ -125,5 +151,8 @@ class Backoff:
 def ending(code: int) -> str:
     """An exit code, for people."""
     if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
+        try:
+            return f"ended by {signal.Signals(-code).name}"
+        except ValueError:  # most real-time signals have no name
+            return f"ended by signal {-code}"
     return f"ended with exit code {code}"

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from .child import command as own_command
 from .console import Console
 from .life import Backoff, Life, ending
 from .options import join
+from .ports import free_port, reason_not_to_bind
 from .probe import NO_HEALTH_SERVICE, SERVING
 
 WORKER_TAG = "gatecrew-worker"
@@ -87,8 +87,14 @@ class Replica:
 
     async def _live(self) -> str:
         """One life, from start to end; returns how it ended."""
-        self._port = self._port or free_port(self._program.host)
-        address = join(_own_side(self._program.host), self._port)
+        host = self._program.host
+        if self._port and (reason := reason_not_to_bind(host, self._port)):
+            # Somebody else's program would be taken for ours, and its entry deregistered with ours.
+            if self._fixed_port:
+                return f"not started: {join(host, self._port)}: {reason}"
+            self._port = 0
+        self._port = self._port or free_port(host)
+        address = join(_own_side(host), self._port)
         life = self._life = await Life.start(
             own_command("--exec", *self._program.command), self._environment(), self._hear
         )
@@ -174,13 +180,6 @@ class Replica:
 
     def _say(self, text: str, stream: TextIO = sys.stderr) -> None:
         self._console.line(self.name, text, stream)
-
-
-def free_port(host: str) -> int:
-    """One that nobody listens on now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 def _own_side(host: str) -> str:

@@ -96,6 +96,8 @@ class Child:
             self._facts = facts
             if not self.started.done():
                 self.started.set_result(facts)
+            else:
+                self._console.line(self.name, f"is back, pid {facts['pid']}")
         elif line.startswith("gatecrew: "):
             self._complaint = line  # shown when it has ended, once we know what it was about
         else:

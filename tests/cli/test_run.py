@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -251,3 +252,46 @@ def test_a_program_that_does_not_serve_is_said_and_not_registered(start_run: Sta
     process.wait_line(r"does not serve on 127\.0\.0\.1:\d+ yet")
     assert entries(registry, "mute") == []
     assert process.stop() == 0
+
+
+def test_it_stops_though_its_output_stays_unread(start: Start, tmp_path: Path) -> None:
+    """A terminal stopped with Ctrl-S: far more than a pipe holds is printed, and nobody is kept waiting for that."""
+    printed = tmp_path / "printed"
+    much = f"import time; print('y' * 99 * 50_000); open('{printed}', 'w'); time.sleep(1000)"
+    command = shlex.join([*gatecrew("run", "--service", "upper", "--", sys.executable, "-c", much)])
+    shell = start(["bash", "-c", f"{command} > >(sleep 1000) & echo run $!; wait $!; echo rc $?; kill %%; true"], ALONE)
+    pid = int(shell.wait_line(r"^run (\d+)")[1])
+    until(printed.exists, "all is printed")
+    os.kill(pid, signal.SIGTERM)
+    assert int(shell.wait_line(r"^rc (\d+)")[1]) < 128
+
+
+def test_a_signal_without_a_name_is_one_too(start_run: Start, program: list[str]) -> None:
+    process = start_run("--service", "upper", "--", *program)
+    os.kill(int(process.wait_line(r"pid (\d+)$")[1]), signal.SIGRTMIN + 6)
+    process.wait_line(f"ended by signal {signal.SIGRTMIN + 6}; starts again")
+    assert process.stop() == 0
+
+
+@pytest.mark.parametrize("how", ["stopped", "wrapper killed"])
+def test_a_program_behind_a_shell_is_stopped_too(start_run: Start, program: list[str], registry: str, how: str) -> None:
+    process = start_run("--service", "upper", "--", "sh", "-c", f"{shlex.join(program)}; true")
+    pid = int(process.wait_line(r"serves on .* pid (\d+)$")[1])
+    if how == "wrapper killed":
+        os.kill(pid, signal.SIGKILL)
+        process.wait_line("asked to stop")
+        process.wait_line("ended by SIGKILL; starts again")
+        until(lambda: process.output.count("serves on") == 2, "it serves again")
+    assert process.stop() == 0
+    assert process.output.count("asked to stop") == (2 if how == "wrapper killed" else 1)
+    assert entries(registry, "upper") == []
+
+
+def test_somebody_elses_worker_is_not_taken_for_ours(start_run: Start, program: list[str], registry: str) -> None:
+    port = free_port()
+    first = start_run("--service", "upper", "--listen", f"127.0.0.1:{port}", "--", *program)
+    first.wait_line("^ready")
+    second = start_run("--service", "upper", "--listen", f"127.0.0.1:{port}", "--", *program)
+    assert second.wait() == 2
+    assert second.stderr == [f"gatecrew: 127.0.0.1:{port}: Address already in use; choose another with --listen"]
+    assert len(entries(registry, "upper")) == 1
