@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import os
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,8 +26,9 @@ from gatecrew.v1 import worker_pb2, worker_pb2_grpc
 from gatecrew_cli.conformance import kit as kit_module
 from gatecrew_cli.conformance.finding import Finding
 from gatecrew_cli.conformance.kit import Kit
-from gatecrew_cli.conformance.link_checks import LINK_CHECKS
-from gatecrew_cli.conformance.program import MOST_PRINTED, Printed
+from gatecrew_cli.conformance.leave_checks import HANDLE_LEAVE_CHECKS
+from gatecrew_cli.conformance.link_checks import BEAT_WITHIN_S, LINK_CHECKS
+from gatecrew_cli.conformance.program import MOST_PRINTED, Printed, Program
 from gatecrew_worker import Worker
 
 REFERENCE = Path(__file__).parents[2] / "examples" / "workers" / "python"
@@ -138,6 +142,12 @@ def twice(message: worker_pb2.WorkerMessage) -> Iterable[worker_pb2.WorkerMessag
     return (message, worker_pb2.WorkerMessage(replies=message.replies[-1:]))
 
 
+def stray(message: worker_pb2.WorkerMessage) -> Iterable[worker_pb2.WorkerMessage]:
+    if message.replies:
+        yield worker_pb2.WorkerMessage(replies=[worker_pb2.Reply(id=999_999)])
+    yield message
+
+
 def silence(message: worker_pb2.WorkerMessage) -> Iterable[worker_pb2.WorkerMessage]:
     del message.replies[-1:]
     return (message,)
@@ -168,6 +178,12 @@ def reversed_requests(message: worker_pb2.GatewayMessage) -> Iterable[worker_pb2
 
 def no_heartbeat(message: worker_pb2.WorkerMessage) -> Iterable[worker_pb2.WorkerMessage]:
     message.ClearField("heartbeat")
+    return (message,)
+
+
+def slow_heartbeat(message: worker_pb2.WorkerMessage) -> Iterable[worker_pb2.WorkerMessage]:
+    if message.HasField("heartbeat"):
+        time.sleep(BEAT_WITHIN_S + 0.2)
     return (message,)
 
 
@@ -250,14 +266,17 @@ FAULTS: list[tuple[str, ToWorker, ToGateway]] = [
     ("handler-error", same, replies(message="RuntimeError: as asked")),
     ("order", reversed_requests, same),
     ("heartbeat", same, no_heartbeat),
+    ("heartbeat", same, slow_heartbeat),
     ("heartbeat-while-busy", same, no_in_flight),
     ("oversize-reply", same, replies(body=b"x" * (1 << 20))),
     ("deadline-passed", no_deadline, same),
     ("too-much", same, hello(max_in_flight=100)),
     ("too-much", same, replies(not_started=False)),
     ("context", no_context_changes(), same),
+    ("context", same, replies(body=b"\xff")),
     ("forgotten-sessions", nothing_forgotten, same),
     ("push", same, actions_last),
+    ("push", same, stray),
     ("push", same, impossible_place),
     ("groups", same, to_everybody),
     ("session-commands", same, only_pushes),
@@ -288,6 +307,41 @@ async def test_health_that_does_not_serve() -> None:
     async with kit_for(serving=False) as kit:
         found = await findings(kit, "health")
     assert found["health"].outcome == "FAIL"
+
+
+async def test_a_program_that_ignores_service_is_found(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import asyncio, os\n"
+        "from gatecrew_worker import Worker\n"
+        "async def main():\n"
+        "    async with Worker('my-own').serving(port=int(os.environ['PORT'])):\n"
+        "        await asyncio.sleep(1000)\n"
+        "asyncio.run(main())\n"
+    )
+    program = await Program.start([sys.executable, str(tmp_path / "program.py")])
+    kit = Kit(program.address, program, None)
+    try:
+        await kit.find_out()
+        found = await findings(kit, "hello")
+    finally:
+        await kit.aclose()
+        await program.end(keep=False)
+    assert found["hello"].outcome == "FAIL"
+    assert found["hello"].detail.startswith("the hello has service 'my-own', the environment SERVICE=conformance")
+
+
+async def test_a_program_that_is_gone_fails_its_checks_and_no_more(tmp_path: Path) -> None:
+    program = await Program.start(["sleep", "1000"])
+    os.kill(program.pid, signal.SIGKILL)
+    assert program.life is not None
+    await program.life.end
+    kit = Kit(program.address, program, None)
+    try:
+        found = [await kit._run(check) for check in HANDLE_LEAVE_CHECKS.all]
+    finally:
+        await kit.aclose()
+        await program.end(keep=False)
+    assert found == [("FAIL", f"process {program.pid}: No such process")]
 
 
 async def test_a_worker_with_other_commands_skips_what_it_cannot_show() -> None:

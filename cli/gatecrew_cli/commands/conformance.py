@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..conformance.finding import Finding
 
 
-@click.command("conformance", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command("conformance", context_settings={"ignore_unknown_options": True})
 @click.argument("target", nargs=-1, required=True, type=click.UNPROCESSED, metavar="HOST:PORT | -- PROGRAM [ARGS]...")
 @click.option("--command", "number", type=click.IntRange(0, 0xFFFF), help="A command that the worker serves.")
 @click.option("--pid", type=click.IntRange(1), help="The worker's process: checks freeze it, and end it at last.")

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gatecrew.v1 import worker_pb2
 
-from ..errors import Failed
+from ..errors import Failed, UserError
 from .finding import Broken, Check, Finding, Outcome, Skipped
 from .handle_checks import HANDLE_CHECKS
 from .leave_checks import HANDLE_LEAVE_CHECKS, LINK_LEAVE_CHECKS
@@ -121,11 +121,14 @@ class Kit:
             Broken: it fails with a gRPC status that means a lost worker.
         """
         try:
-            return await self._handle(request, timeout=PATIENCE_S, **options)
+            reply: worker_pb2.Reply | None = await self._handle(request, timeout=PATIENCE_S, **options)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise Broken(f"Handle: {error.code().name} {error.details()}") from None
             return worker_pb2.Reply(id=request.id, status=error.code().value[0], message=error.details() or "")
+        if reply is None:  # grpc.aio says no more
+            raise Broken("Handle: what came is no Reply")
+        return reply
 
     # Running.
 
@@ -198,6 +201,10 @@ class Kit:
             return "FAIL", f"{error.code().name} {error.details()}"
         except TimeoutError:
             return "FAIL", f"not finished within {CHECK_S:g} s"
+        except UserError as error:  # the process is gone
+            return "FAIL", str(error)
+        except Exception as error:  # an answer that no check has thought of; the other checks go on
+            return "FAIL", f"{type(error).__name__}: {error}"
         return "ok", ""
 
     async def aclose(self) -> None:

@@ -16,6 +16,7 @@ from gatecrew.v1 import worker_pb2
 
 from .finding import Broken, Checks, Skipped, expect
 from .played import MAX_BODY, PlayedGateway
+from .program import SERVICE
 
 if TYPE_CHECKING:
     from .kit import Kit
@@ -63,6 +64,9 @@ async def hello(kit: Kit) -> None:
     async with kit.link(greet=False) as gateway:
         await gateway.greeted()
         expect(bool(gateway.hello.service), "the hello has no service")
+        if kit.program is not None and kit.program.life is not None:
+            both = f"the hello has service {gateway.hello.service!r}, the environment SERVICE={SERVICE}"
+            expect(gateway.hello.service == SERVICE, f"{both}: a gateway would refuse it")
         expect(bool(gateway.hello.incarnation), "the hello has no incarnation")
         expect(
             gateway.hello.incarnation == kit.hello.incarnation, "another incarnation on a second link of one process"
@@ -194,10 +198,10 @@ async def independence(kit: Kit) -> None:
 
 @check()
 async def heartbeat(kit: Kit) -> None:
-    """A heartbeat comes back with its number."""
+    """A heartbeat comes back with its number, in time."""
     async with kit.link() as gateway:
         for number in (1, 2, 7_000_000_000):
-            await gateway.beat(number)
+            await beat_in_time(gateway, number)
 
 
 @check(101, 104)
@@ -209,10 +213,7 @@ async def heartbeat_while_busy(kit: Kit) -> None:
         for number in range(1, 9):
             flood = [gateway.request(101, b"x" * 100, session=1000 + each) for each in range(500)]
             await gateway.post(*flood)
-            began_at = time.monotonic()
-            beat = await gateway.beat(number)
-            took = time.monotonic() - began_at
-            expect(took < BEAT_WITHIN_S, f"a heartbeat took {took:.1f} s")
+            beat = await beat_in_time(gateway, number)
             if any(request.id not in gateway.replies for request in slow):
                 expect(beat.in_flight >= 1, f"with {len(slow)} open its heartbeat says in_flight {beat.in_flight}")
             await gateway.answers(*flood)
@@ -284,13 +285,13 @@ async def context(kit: Kit) -> None:
         await gateway.send(worker_pb2.GatewayMessage(sessions=[told], requests=[who]))
         [reply] = await gateway.answers(who)
         text = f"session={gateway.session(1)}\nuser=ann\npeer=192.0.2.1:1\nlistener=main\na=1\nb=2"
-        expect(reply.body.decode() == text, f"answered with {said(reply)}")
+        expect(reply.body == text.encode(), f"answered with {said(reply)}")
         again = gateway.request(108)
         told = gateway.context(1, attributes={"b": "3"})
         await gateway.send(worker_pb2.GatewayMessage(sessions=[told], requests=[again]))
         [reply] = await gateway.answers(again)
         text = f"session={gateway.session(1)}\nuser=\npeer=192.0.2.1:1\nlistener=main\nb=3"
-        expect(reply.body.decode() == text, f"after a change: {said(reply)}")
+        expect(reply.body == text.encode(), f"after a change: {said(reply)}")
 
 
 @check(105)
@@ -318,13 +319,13 @@ async def push(kit: Kit) -> None:
         expect([push.body for push in pushes] == [request.body for request in batch], "pushes are missing or mixed up")
         for push in pushes:
             expect((push.session, push.command) == (gateway.session(1), 109), f"a push to {push.session:x}")
-        last: dict[int, str] = {}
+        last = set[int | None]()
         for event in gateway.events:
             if isinstance(event, worker_pb2.Reply):
-                number = next(at for at, request in enumerate(batch) if request.id == event.id)
+                number = next((at for at, request in enumerate(batch) if request.id == event.id), None)
                 expect(number in last, "a reply overtook the push of its handler")
             elif isinstance(event, worker_pb2.Action):
-                last[int(event.push.body)] = "pushed"
+                last.add(int(event.push.body))
 
 
 @check(109, 110, 111, 112)
@@ -455,6 +456,14 @@ async def keepalive(kit: Kit) -> None:
     ended = kit.idle.ended
     expect(ended is None, f"the stream ended with {ended} {kit.idle.ending}")
     await still_works(kit.idle, kit)
+
+
+async def beat_in_time(gateway: PlayedGateway, number: int) -> worker_pb2.Heartbeat:
+    began_at = time.monotonic()
+    beat = await gateway.beat(number)
+    took = time.monotonic() - began_at
+    expect(took < BEAT_WITHIN_S, f"a heartbeat took {took:.1f} s: a gateway would give the worker up")
+    return beat
 
 
 async def begun(gateway: PlayedGateway) -> int:
