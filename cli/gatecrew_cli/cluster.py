@@ -16,8 +16,7 @@ from .child import command as own_command
 from .console import Console
 from .errors import UserError
 from .loop import stop_requested
-from .options import join
-from .ports import reason_not_to_bind
+from .ports import join, reason_not_to_bind
 from .settings import Settings, WorkerConfig
 from .supervisor import Child, Command, Facts
 

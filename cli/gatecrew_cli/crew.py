@@ -7,8 +7,7 @@ from gatecrew_registry import Registry
 from .console import Console
 from .errors import Failed, UserError
 from .loop import stop_requested
-from .options import join
-from .ports import reason_not_to_bind
+from .ports import join, reason_not_to_bind
 from .registry_access import advertised_host, registry_settings
 from .replica import Program, Replica
 

@@ -35,6 +35,8 @@ def read_toml(file: str) -> dict[str, Any]:
         if place is None or place[2] is None:
             raise UserError(f"{file}: not TOML: {error}") from None
         raise UserError(f"{file}:{place[2]}:{place[3]}: not TOML: {place[1]}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        raise UserError(f"{file}: not TOML: {str(error).partition(':')[0]}") from None
 
 
 def write_path(path: Path) -> str:

@@ -1,11 +1,13 @@
 """Options and parameter types that several commands share."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from . import log
+from .ports import parse_address
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -16,19 +18,23 @@ class _Address(click.ParamType[tuple[str, int]]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
         if isinstance(value, tuple):
             return value
-        text = str(value)
-        host, _, port = text.rpartition(":")
-        if not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
-            self.fail(f"{text!r} is not HOST:PORT, such as 127.0.0.1:7000", param, ctx)
-        return host.strip("[]"), int(port)
+        address = parse_address(str(value))
+        if address is None:
+            self.fail(f"{str(value)!r} is not HOST:PORT, such as 127.0.0.1:7000", param, ctx)
+        return address
+
+
+class Seconds(click.FloatRange):
+    """A length of time. Not NaN, which is in no range and out of none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
 
 
 ADDRESS = _Address()
-
-
-def join(host: str, port: int) -> str:
-    """HOST:PORT as people write it, with an IPv6 host in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _keep_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -1,6 +1,26 @@
-"""Which ports can be had."""
+"""HOST:PORT as people write it, and which ports can be had."""
 
 import socket
+
+from gatecrew_gateway.config import ConfigError, check_host
+
+
+def parse_address(text: str) -> tuple[str, int] | None:
+    """None: it is not HOST:PORT. An IPv6 host may be in brackets."""
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not port.isascii() or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
+        return None
+    try:
+        check_host("", "", host)
+    except ConfigError:
+        return None
+    return host, int(port)
+
+
+def join(host: str, port: int) -> str:
+    """HOST:PORT, with an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def reason_not_to_bind(host: str, port: int) -> str:
@@ -13,8 +33,6 @@ def reason_not_to_bind(host: str, port: int) -> str:
         return error.strerror or str(error)
     except OverflowError:
         return "ports end at 65535"
-    except ValueError:  # what no name server would be asked for
-        return "this is no host name"
     return ""
 
 

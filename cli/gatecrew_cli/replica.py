@@ -14,8 +14,7 @@ from gatecrew_registry import Entry, Registration, Registry
 from .child import command as own_command
 from .console import Console
 from .life import Backoff, Life, ending
-from .options import join
-from .ports import free_port, reason_not_to_bind
+from .ports import free_port, join, reason_not_to_bind
 from .probe import NO_HEALTH_SERVICE, SERVING
 
 WORKER_TAG = "gatecrew-worker"

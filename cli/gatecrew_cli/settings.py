@@ -12,11 +12,12 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
-from gatecrew_gateway.config import ConfigError, GatewayConfig, ListenerConfig, RouteConfig
+from gatecrew_gateway.config import ConfigError, GatewayConfig, ListenerConfig, RouteConfig, check_host
 
 from .errors import UserError
 from .findings import explain
 from .layers import Layer, Layers, read_toml
+from .ports import parse_address
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -32,6 +33,11 @@ class WorkerConfig:
     host: str = "127.0.0.1"
     port: Port = 0  # of the first; the others follow it. 0: any free one
 
+    def __post_init__(self) -> None:
+        check_host("worker", "host", self.host)
+        if self.port and self.port + self.count - 1 > 65535:
+            raise ConfigError("worker", "port", f"{self.port}, the ports of {self.count} workers end after 65535")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryConfig:
@@ -43,6 +49,10 @@ class RegistryConfig:
     token: SecretStr = SecretStr("")  # CONSUL_HTTP_TOKEN
     ca_cert: str = ""  # path, CONSUL_CACERT
     listen: str = ""  # host:port of the embedded one; empty: 127.0.0.1:8500, or any free port if that is taken
+
+    def __post_init__(self) -> None:
+        if self.listen and parse_address(self.listen) is None:
+            raise ConfigError("registry", "listen", f"{self.listen!r}, must be HOST:PORT, such as 127.0.0.1:8500")
 
     def environment(self) -> dict[str, str]:
         """The same for a process, in the variables that Consul users know."""
@@ -127,7 +137,7 @@ def load(config_file: str | None = None, flags: Layer | None = None) -> Loaded:
             ("command line", flags or {}),
             ("environment", _from_environment()),
             ("environment", _from_consul_environment()),
-            *([(config_file, read_toml(config_file))] if config_file else []),
+            *([(config_file, read_toml(config_file))] if config_file is not None else []),
         ]
     )
     merged = layers.merged()
@@ -147,9 +157,14 @@ def load(config_file: str | None = None, flags: Layer | None = None) -> Loaded:
 
 
 def _from_environment() -> dict[str, Any]:
+    for name in os.environ:
+        section, separator, _ = name.removeprefix("GATECREW_").partition("__")
+        if name.startswith("GATECREW_") and separator and section.lower() not in Settings.model_fields:
+            known = ", ".join(Settings.model_fields).upper()
+            raise UserError(f"environment: {name}: there is no section {section}; there are {known}")
     try:
         return EnvSettingsSource(Settings)()
-    except SettingsError as error:
+    except (SettingsError, ValueError, RecursionError) as error:
         raise UserError(f"environment: {error}; lists are written as JSON") from None
 
 

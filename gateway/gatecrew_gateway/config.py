@@ -40,7 +40,7 @@ def parse_commands(text: str) -> frozenset[int] | None:
             raise ConfigError(
                 "route", "commands", f"{text!r}, {part.strip()!r} is neither a number nor a range like 1-20"
             )
-        low, high = int(first), int(last or first)
+        low, high = (int(each) if len(each) < 9 else 0x10000 for each in (first, last or first))
         if low > high or high > 0xFFFF:
             raise ConfigError("route", "commands", f"{text!r}, {part.strip()!r} must rise and stay within 0-65535")
         commands.update(range(low, high + 1))
@@ -50,6 +50,18 @@ def parse_commands(text: str) -> frozenset[int] | None:
 def _check(where: str, name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ConfigError(where, name, f"{value}, must be from {low} to {high}")
+
+
+def check_host(where: str, key: str, host: str) -> None:
+    """Raises:
+    ConfigError: no name server would be asked for it.
+    """
+    try:
+        good = bool(host.encode("idna")) and not any(character.isspace() or character == "\0" for character in host)
+    except UnicodeError:
+        good = False
+    if not good:
+        raise ConfigError(where, key, f"{host!r}, must be a host name or an address, such as 127.0.0.1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +82,7 @@ class ListenerConfig:
 
     def __post_init__(self) -> None:
         where = f"listener {self.name!r}"
+        check_host(where, "host", self.host)
         _check(where, "port", self.port, 0, 65535)
         _check(where, "max_packet", self.max_packet, PACKET_OVERHEAD, MAX_PACKET)
         _check(where, "max_sessions", self.max_sessions, 1, 1_000_000)
@@ -121,6 +134,7 @@ class GatewayConfig:
     worker_key: str = ""
 
     def __post_init__(self) -> None:
+        check_host("gateway", "service_host", self.service_host)
         _check("gateway", "service_port", self.service_port, 0, 65535)
         _check("gateway", "max_waiting", self.max_waiting, 0, 1_000_000)
         _check("gateway", "max_attempts", self.max_attempts, 1, 10)
@@ -135,3 +149,7 @@ class GatewayConfig:
         names = [listener.name for listener in self.listeners]
         if len(set(names)) < len(names):
             raise ConfigError("gateway", "", f"listeners need names of their own, got {', '.join(names)}")
+        places = [(listener.host, listener.port) for listener in self.listeners if listener.port]
+        for place in places:
+            if places.count(place) > 1:
+                raise ConfigError("gateway", "", f"two listeners on {place[0]}:{place[1]}")

@@ -185,7 +185,7 @@ def test_config_check_and_show(tmp_path: Path) -> None:
     file.write_text(
         '[gateway]\nmax_waiting = 7\n[registry]\ntoken = "secret"\n[[worker]]\ntarget = "chat:worker"\ncount = 3\n'
     )
-    assert run("config", "check", str(file)) == (0, f"{file}: good: 1 listeners, 0 routes, 3 workers", "")
+    assert run("config", "check", str(file)) == (0, f"{file}: good: 1 listener, 0 routes, 3 workers", "")
     assert run("config", "check", cwd=tmp_path)[0] == 0
     code, out, _ = run("config", "show", str(file), env={"GATECREW_GATEWAY__MAX_ATTEMPTS": "2"})
     assert code == 0

@@ -208,6 +208,16 @@ def test_the_supervising_process_is_without_grpc() -> None:
             ["--service", "a", "--replicas", "5", "--listen", "127.0.0.1:65533", "--", "true"],
             "--listen: there are no 5",
         ),
+        (
+            ["--service", "a", "--listen", "a..b:0", "--", "true"],
+            "Invalid value for '--listen': 'a..b:0' is not HOST:PORT",
+        ),
+        (["--service", "a", "--listen", "nosuch.invalid:0", "--", "true"], "nosuch.invalid:0: "),
+        (["--service", "a", "--commands", "9" * 5000, "--", "true"], "--commands: "),
+        (
+            ["--service", "a", "--stop-after", "nan", "--", "true"],
+            "Invalid value for '--stop-after': 'nan' is not a number of seconds",
+        ),
         (["--service", "a"], "Missing argument"),
         (["--", "true"], "Missing option '--service'"),
     ],

@@ -105,11 +105,29 @@ def test_each_finding_is_a_line_with_file_and_key(file: Path) -> None:
         ("a = @", "gatecrew.toml:1:5: not TOML: Invalid value"),
         ("[gateway]\nx = [1,\ny = 2", "gatecrew.toml:3:1: not TOML: Invalid value"),
         ("[gateway", "gatecrew.toml: not TOML: Expected ']' at the end of a table declaration (at end of document)"),
+        ("x = " + "9" * 5000, "gatecrew.toml: not TOML: Exceeds the limit (4300 digits) for integer string conversion"),
+        ("x = " + "[" * 5000, "gatecrew.toml: not TOML: maximum recursion depth exceeded"),
         ("gateway = 3", "gatecrew.toml: gateway: 3, must be a table"),
         ("listener = 3", "gatecrew.toml: listener: 3, must be a list"),
         ("[[gateway.listeners]]", "gatecrew.toml: gateway.listeners: goes into tables of its own, [[listener]]"),
         ("listener = []", "gatecrew.toml: listener: no listener; give at least one [[listener]]"),
         ("[[listener]]\n[[listener]]", "gatecrew.toml: listener: listeners need names of their own, got main, main"),
+        (
+            "[[listener]]\nname = 'a'\n[[listener]]\nname = 'b'",
+            "gatecrew.toml: listener: two listeners on 127.0.0.1:7000",
+        ),
+        (
+            "[[listener]]\nhost = 'a..b'",
+            "gatecrew.toml: listener[0].host: 'a..b', must be a host name or an address, such as 127.0.0.1",
+        ),
+        (
+            "[[worker]]\ntarget = 'a:b'\nport = 65535\ncount = 5",
+            "gatecrew.toml: worker[0].port: 65535, the ports of 5 workers end after 65535",
+        ),
+        (
+            "[registry]\nlisten = 'zzz'",
+            "gatecrew.toml: registry.listen: 'zzz', must be HOST:PORT, such as 127.0.0.1:8500",
+        ),
         ("[gateway]\nlost_after_s = 1.5", "gatecrew.toml: gateway.lost_after_s: 1.5, must be from 2.0 to 600"),
         # The key that is wrong is a default, made wrong by one that was written.
         ("[gateway]\nsuspect_after_s = 5", "gatecrew.toml: gateway.lost_after_s: 2.5, must be from 5.0 to 600"),
@@ -133,6 +151,11 @@ def test_findings_in_flags_and_environment_say_so(monkeypatch: pytest.MonkeyPatc
     ]
     monkeypatch.setenv("GATECREW_GATEWAY__DRAIN_S", "long")
     assert findings() == ["environment: gateway.drain_s: 'long', must be a number"]
+    monkeypatch.setenv("GATECREW_GATWAY__DRAIN_S", "5")
+    assert findings() == [
+        "environment: GATECREW_GATWAY__DRAIN_S: there is no section GATWAY;"
+        " there are GATEWAY, LISTENER, ROUTE, WORKER, REGISTRY"
+    ]
 
 
 def test_the_registry_of_the_environment_goes_before_that_of_the_file(

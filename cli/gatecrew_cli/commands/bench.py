@@ -7,7 +7,8 @@ import click
 from ..errors import Failed
 from ..load import Load, LoadResult, put_on
 from ..loop import run
-from ..options import ADDRESS, join
+from ..options import ADDRESS, Seconds
+from ..ports import join
 
 
 @click.command("bench")
@@ -16,7 +17,7 @@ from ..options import ADDRESS, join
 @click.option(
     "--open", "open_", type=click.IntRange(1, 4096), default=1, show_default=True, help="Requests per client."
 )
-@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=5.0, show_default=True)
+@click.option("--seconds", type=Seconds(0.1, 3600), default=5.0, show_default=True)
 @click.option("--command", "number", type=click.IntRange(0, 0xFFFF), default=1, show_default=True)
 @click.option("--body-size", type=click.IntRange(0, 1 << 20), default=64, show_default=True, metavar="BYTES")
 @click.option("--json", "as_json", is_flag=True)

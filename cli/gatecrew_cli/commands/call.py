@@ -8,7 +8,8 @@ import click
 from ..client import Client, ClientClosed, ReplyError
 from ..errors import Failed, UserError
 from ..loop import run
-from ..options import ADDRESS, join
+from ..options import ADDRESS, Seconds
+from ..ports import join
 
 
 @click.command("call")
@@ -17,10 +18,8 @@ from ..options import ADDRESS, join
 @click.option("--gateway", type=ADDRESS, default="127.0.0.1:7000", show_default=True, help="A gateway's listener.")
 @click.option("--hex", "as_hex", is_flag=True, help="BODY and what comes back are written in hex.")
 @click.option("--notify", is_flag=True, help="Send a notify: nothing comes back.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0.01), default=10.0, show_default=True, metavar="SECONDS")
-@click.option(
-    "--listen-pushes", "listen_s", type=click.FloatRange(0), metavar="SECONDS", help="Then print pushes for so long."
-)
+@click.option("--timeout", "timeout_s", type=Seconds(0.01), default=10.0, show_default=True, metavar="SECONDS")
+@click.option("--listen-pushes", "listen_s", type=Seconds(0), metavar="SECONDS", help="Then print pushes for so long.")
 def command(
     number: int,
     body: str,

@@ -1,6 +1,7 @@
 """`gatecrew config check` and `gatecrew config show`."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
@@ -9,6 +10,7 @@ import click
 from pydantic import SecretStr
 
 from ..layers import Path
+from ..registry_access import registry_settings
 from ..settings import SECTIONS, Loaded, load
 
 
@@ -25,10 +27,14 @@ def check(file: str) -> None:
     Exit code 2 and a line for each finding if it is bad.
     """
     settings = load(file).settings
-    print(
-        f"{file}: good: {len(settings.listener)} listeners, {len(settings.route)} routes,"
-        f" {sum(worker.count for worker in settings.worker)} workers"
-    )
+    registry_settings({**os.environ, **settings.registry.environment()})
+    counts = {
+        "listener": len(settings.listener),
+        "route": len(settings.route),
+        "worker": sum(worker.count for worker in settings.worker),
+    }
+    good = ", ".join(f"{count} {what if count == 1 else what + 's'}" for what, count in counts.items())
+    print(f"{file}: good: {good}")
 
 
 @command.command()

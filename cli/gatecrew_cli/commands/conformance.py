@@ -10,7 +10,8 @@ import click
 
 from ..errors import Failed, UserError
 from ..loop import run
-from ..options import ADDRESS, join
+from ..options import ADDRESS
+from ..ports import join
 
 if TYPE_CHECKING:
     from ..conformance.finding import Finding

@@ -5,13 +5,14 @@ import click
 from ..asking import ask_health, wait_for_health
 from ..errors import Failed
 from ..loop import run
-from ..options import ADDRESS, join
+from ..options import ADDRESS, Seconds
+from ..ports import join
 from ..probe import SERVING
 
 
 @click.command("health")
 @click.argument("address", metavar="HOST:PORT", type=ADDRESS)
-@click.option("--wait", "wait_s", type=click.FloatRange(0), metavar="SECONDS", help="For it to serve; else ask once.")
+@click.option("--wait", "wait_s", type=Seconds(0), metavar="SECONDS", help="For it to serve; else ask once.")
 def command(address: tuple[str, int], wait_s: float | None) -> None:
     """Ask a worker or a gateway's service whether it serves (grpc.health.v1); exit code 1 if it does not."""
     where = join(*address)

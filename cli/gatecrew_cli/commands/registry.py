@@ -7,7 +7,8 @@ import click
 from .. import ready
 from ..errors import UserError
 from ..loop import run, stop_requested
-from ..options import ADDRESS, join, logging_options
+from ..options import ADDRESS, logging_options
+from ..ports import join
 
 
 @click.command("registry")

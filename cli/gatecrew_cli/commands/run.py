@@ -6,7 +6,7 @@ from ..child import check_program
 from ..errors import UserError
 from ..loop import run
 from ..names import SERVICE_NAME, SERVICE_RULE
-from ..options import ADDRESS, logging_options
+from ..options import ADDRESS, Seconds, logging_options
 
 
 @click.command("run", context_settings={"allow_interspersed_args": False})
@@ -30,7 +30,7 @@ from ..options import ADDRESS, logging_options
 @click.option(
     "--stop-after",
     "stop_s",
-    type=click.FloatRange(0),
+    type=Seconds(0),
     default=15.0,
     show_default=True,
     metavar="SECONDS",

@@ -15,7 +15,8 @@ from gatecrew_registry import Entry
 from ..asking import ask_status
 from ..errors import Failed
 from ..loop import run
-from ..options import ADDRESS, join
+from ..options import ADDRESS
+from ..ports import join
 from ..registry_access import list_entries, registry_settings
 
 
