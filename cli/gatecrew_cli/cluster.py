@@ -5,6 +5,7 @@ finish while their workers are there, workers leave a registry that is alive.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -43,7 +44,11 @@ class Cluster:
         Raises:
             UserError: a child says that its input is bad; nothing is left running.
         """
-        stop = stop_requested(self._kill)
+        with contextlib.closing(self._console):
+            await self._run(stop_requested(self._kill))
+            self._console.say("stopped")
+
+    async def _run(self, stop: asyncio.Event) -> None:
         starting = asyncio.create_task(self._start())
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -58,8 +63,6 @@ class Cluster:
             for group, stop_s in reversed(self._groups):
                 await asyncio.gather(*(child.stop(stop_s) for child in group))
             await asyncio.gather(starting, stopping, return_exceptions=True)
-        self._console.say("stopped")
-        self._console.close()
 
     async def _start(self) -> None:
         for config in self._gateways.values():

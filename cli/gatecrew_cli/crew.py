@@ -1,6 +1,7 @@
 """`gatecrew run`: replicas of one worker program, until a signal, or until all have given up."""
 
 import asyncio
+import contextlib
 
 from gatecrew_registry import Registry
 
@@ -41,36 +42,36 @@ async def run_replicas(
         stop_s=stop_s,
     )
     names = [f"{service}-{number}" for number in range(1, replicas + 1)]
-    console = Console(names)
-    async with Registry(settings) as registry:
-        running = [
-            Replica(name, program, port and port + number, registry, console) for number, name in enumerate(names)
-        ]
-
-        def kill() -> None:
-            for each in running:
-                each.kill()
-
-        stop = stop_requested(kill)
-        stopping = asyncio.create_task(stop.wait())
-        telling = asyncio.create_task(_tell_when_ready(running, service, console))
-        everyone = asyncio.gather(*(each.task for each in running))
-        try:
-            await asyncio.wait((stopping, everyone), return_when=asyncio.FIRST_COMPLETED)
-            if not everyone.done():
-                console.say("stopping")
-        finally:
-            telling.cancel()
-            stopping.cancel()
-            for each in running:
-                each.stop()
-            await everyone
-    gave_up = all(each.gave_up for each in running)
-    if not gave_up:
+    with contextlib.closing(Console(names)) as console:
+        async with Registry(settings) as registry:
+            running = [
+                Replica(name, program, port and port + number, registry, console) for number, name in enumerate(names)
+            ]
+            await _until_stopped(running, service, console)
+        if all(each.gave_up for each in running):
+            raise Failed(f"every worker of {service} ended again and again: gave up")
         console.say("stopped")
-    console.close()
-    if gave_up:
-        raise Failed(f"every worker of {service} ended again and again: gave up")
+
+
+async def _until_stopped(running: list[Replica], service: str, console: Console) -> None:
+    def kill() -> None:
+        for each in running:
+            each.kill()
+
+    stop = stop_requested(kill)
+    stopping = asyncio.create_task(stop.wait())
+    telling = asyncio.create_task(_tell_when_ready(running, service, console))
+    everyone = asyncio.gather(*(each.task for each in running))
+    try:
+        await asyncio.wait((stopping, everyone), return_when=asyncio.FIRST_COMPLETED)
+        if not everyone.done():
+            console.say("stopping")
+    finally:
+        telling.cancel()
+        stopping.cancel()
+        for each in running:
+            each.stop()
+        await everyone
 
 
 async def _tell_when_ready(replicas: list[Replica], service: str, console: Console) -> None:

@@ -11,8 +11,8 @@ from .routing.lane import Lane
 from .routing.pool import Pool
 
 PREFIX_BITS = 28  # of a session id: the gateway process
-MAX_REASON = 1024  # characters of a worker's text that a client gets
 COUNTER_BITS = 36  # the session in it; never used again, so that an old id can't reach a new session
+MAX_REASON = 1024  # characters of a worker's text that a client gets
 
 
 class ClientPort(Protocol):

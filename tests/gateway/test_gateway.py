@@ -123,6 +123,20 @@ def echo() -> Worker:
     return worker
 
 
+class Waits:
+    """A handler that, once begun, waits until it may go on."""
+
+    def __init__(self, worker: Worker, command: int) -> None:
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+        @worker.on(command)
+        async def wait(request: Request) -> bytes:
+            self.begun.set()
+            await self.go_on.wait()
+            return b"done"
+
+
 async def read_packets(reader: asyncio.StreamReader, count: int) -> list[tuple[int, int, int, bytes]]:
     """So many packets, or fewer if the connection ends."""
     decoder = Decoder(allowed=FROM_GATEWAY)
@@ -495,26 +509,18 @@ async def test_a_push_of_a_worker_reaches_the_sessions_of_every_gateway(house: H
 
 async def test_draining_tells_clients_and_answers_what_is_open(house: House) -> None:
     worker = Worker("slow")
-    go_on = asyncio.Event()
-    begun = asyncio.Event()
-
-    @worker.on(1)
-    async def slow(request: Request) -> bytes:
-        begun.set()
-        await go_on.wait()
-        return b"done"
-
+    slow = Waits(worker, 1)
     await house.worker(worker)
     gateway = await house.gateway()
     client = await house.client(gateway)
     request = asyncio.create_task(client.request(1, timeout_s=PATIENCE_S))
     async with asyncio.timeout(PATIENCE_S):
-        await begun.wait()
+        await slow.begun.wait()
     draining = asyncio.create_task(gateway.drain())
     await until(lambda: client.goaway is not None)
     with pytest.raises(ConnectionRefusedError):
         await house.client(gateway)
-    go_on.set()
+    slow.go_on.set()
     assert await request == b"done"
     async with asyncio.timeout(PATIENCE_S):
         await draining
@@ -553,24 +559,20 @@ async def test_ports_in_use_are_one_clear_error(house: House) -> None:
 
 async def test_a_kick_closes_one_session_and_harms_nobody_else(house: House) -> None:
     """The kicking request's reply comes when the client has been told to leave already."""
-    worker, begun, release = echo(), asyncio.Event(), asyncio.Event()
+    worker = echo()
+    slow = Waits(worker, 3)
 
     @worker.on(2)
     async def kick(request: Request) -> bytes:
         await request.session.kick("x" * (1 << 20))
         return b"for nobody"
 
-    @worker.on(3)
-    async def wait(request: Request) -> bytes:
-        begun.set()
-        await release.wait()
-        return b"served"
-
     await house.worker(worker)
     gateway = await house.gateway()
     stranger = await house.client(gateway)
     waiting = asyncio.create_task(stranger.request(3, timeout_s=PATIENCE_S))
-    await begun.wait()
+    async with asyncio.timeout(PATIENCE_S):
+        await slow.begun.wait()
     for _ in range(3):
         reader, writer = await house.socket(gateway)
         writer.write(encode(Kind.REQUEST, 2, 7, b""))
@@ -578,8 +580,8 @@ async def test_a_kick_closes_one_session_and_harms_nobody_else(house: House) -> 
         assert kind == Kind.GOAWAY
         assert decode_goaway(body) == (0, "x" * 1024)
         writer.close()
-    release.set()
-    assert await waiting == b"served"
+    slow.go_on.set()
+    assert await waiting == b"done"
     assert gateway.counters.links_lost == 0
     assert gateway.counters.redelivered == 0
 

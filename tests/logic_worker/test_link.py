@@ -358,7 +358,7 @@ async def test_after_a_silence_nothing_starts_before_the_gateway_is_heard(
             await asyncio.sleep(0.01)
         release.set()
         await gateway.answers(requests[0])
-        await asyncio.sleep(0.05)
+        await eventually(lambda: len(link.dispatcher._in_doubt) == 4)
         assert began == [b"0"]
         if then == "speaks":
             await gateway.post(*requests[5:])
