@@ -303,6 +303,21 @@ async def test_the_reference_worker_passes() -> None:
     assert {name: each.detail for name, each in found.items() if each.outcome != "ok"} == {}
 
 
+async def test_a_worker_may_read_the_hello_after_it_has_sent_its_own() -> None:
+    held: dict[Any, worker_pb2.GatewayMessage] = {}
+
+    def late_hello(message: worker_pb2.GatewayMessage) -> Iterable[worker_pb2.GatewayMessage]:
+        link = asyncio.current_task()
+        if message.HasField("hello"):
+            held[link] = message
+            return ()
+        return (held.pop(link), message) if link in held else (message,)
+
+    async with kit_for(late_hello) as kit:
+        found = await findings(kit, "groups", "crossfire")
+    assert {name: each.detail for name, each in found.items() if each.outcome != "ok"} == {}
+
+
 async def test_health_that_does_not_serve() -> None:
     async with kit_for(serving=False) as kit:
         found = await findings(kit, "health")

@@ -434,7 +434,8 @@ async def test_handler_that_keeps_the_loop_lets_earlier_replies_go() -> None:
     async with linked(worker) as (gateway, _):
         requests = [gateway.request(1, session=n) for n in range(10)]
         await gateway.ask(*requests)
-        assert len(gateway.messages) > 5
+        _, first, *_ = gateway.messages  # after the hello
+        assert len(first.replies) < 10
 
 
 async def test_more_in_flight_than_agreed(gate: Gate) -> None:

@@ -328,10 +328,17 @@ async def push(kit: Kit) -> None:
                 last.add(int(event.push.body))
 
 
+async def known(*gateways: PlayedGateway) -> None:
+    """Wait until the worker has read their hellos: its own may come before, and a link counts from the gateway's on."""
+    for gateway in gateways:
+        await gateway.beat(0)
+
+
 @check(109, 110, 111, 112)
 async def groups(kit: Kit) -> None:
     """Join and leave are actions; what is said to a group goes out on every link, to a session only on its own."""
     async with kit.link() as here, kit.link() as there:
+        await known(here, there)
         await here.ask(here.request(110, b"room"))
         await here.ask(here.request(109, b"mine"))
         await here.ask(here.request(112, b"room hello all"))
@@ -354,6 +361,7 @@ async def groups(kit: Kit) -> None:
 async def crossfire(kit: Kit) -> None:
     """Sessions of two gateways that push to one group at once do not lock each other out."""
     async with kit.link() as one, kit.link() as other:
+        await known(one, other)
         for _ in range(20):
             batches = {
                 gateway: [gateway.request(112, b"room x", session=number) for number in range(50)]
