@@ -17,6 +17,7 @@ from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2, worker_pb2_gr
 from gatecrew_cli.client import Client, ClientClosed, ReplyError
 from gatecrew_gateway import Gateway, GatewayConfig, ListenerConfig, RouteConfig
 from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, Status, decode_error, decode_goaway, encode
+from gatecrew_gateway.net import listener
 from gatecrew_registry import Entry, Registry, RegistrySettings, registration
 from gatecrew_registry.embedded import EmbeddedRegistry
 from gatecrew_worker import Request, Session, Worker
@@ -194,7 +195,7 @@ async def test_a_listener_holds_so_many_sessions(house: House, over: int) -> Non
 
 async def test_half_a_packet_is_cut_after_its_time_and_a_busy_client_is_not(house: House) -> None:
     await house.worker(echo())
-    gateway = await house.gateway(ListenerConfig(port=0, packet_timeout_s=0.5))
+    gateway = await house.gateway(ListenerConfig(port=0, packet_timeout_s=3))
     slow_reader, slow_writer = await house.socket(gateway)
     slow_writer.write(encode(Kind.REQUEST, 1, 1, b"abc")[:9])
     reader, writer = await house.socket(gateway)
@@ -325,6 +326,8 @@ async def test_a_draining_worker_hears_when_nothing_is_open_with_it(house: House
         async def Link(self, messages: AsyncIterator[worker_pb2.GatewayMessage], context: Any) -> Any:  # type: ignore[override]
             yield worker_pb2.WorkerMessage(hello=worker_pb2.WorkerHello(service="leaving"))
             async for message in messages:
+                if message.HasField("heartbeat"):
+                    yield worker_pb2.WorkerMessage(heartbeat=message.heartbeat)
                 for request in message.requests:
                     yield worker_pb2.WorkerMessage(draining=True)
                     await asyncio.sleep(0.1)  # it would have time to close now, and must not
@@ -525,6 +528,25 @@ async def test_draining_tells_clients_and_answers_what_is_open(house: House) -> 
     async with asyncio.timeout(PATIENCE_S):
         await draining
     assert len(gateway._sessions) == 0
+
+
+async def test_draining_answers_what_was_on_its_way(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client far away hears of the drain late."""
+    monkeypatch.setattr(listener, "ON_THE_WAY_S", 5.0)
+    await house.worker(echo())
+    gateway = await house.gateway()
+    reader, writer = await house.socket(gateway)
+    writer.write(encode(Kind.PING, 0, 1, b""))
+    await read_packets(reader, 1)
+    draining = asyncio.create_task(gateway.drain())
+    [(kind, *_)] = await read_packets(reader, 1)
+    assert kind == Kind.GOAWAY
+    await asyncio.sleep(0.3)
+    writer.write(encode(Kind.REQUEST, 1, 2, b"late"))
+    assert await read_packets(reader, 1) == [(Kind.REPLY, 1, 2, b"late")]
+    writer.close()
+    async with asyncio.timeout(PATIENCE_S):
+        await draining
 
 
 async def test_the_registry_shows_what_a_gateway_holds(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from .connection import Connection
 SOCKET_SEND_BUFFER = 128 * 1024  # bytes; the kernel's default takes 3 MiB from us before a slow client is noticed
 BACKLOG = 1024
 DRAIN_TICK_S = 0.05
+ON_THE_WAY_S = 1.0  # for what a client sent before it read our goaway to come in
 
 
 class Listener:
@@ -114,31 +115,28 @@ class Listener:
 
     async def drain(self, spread_s: float, within_s: float, reason: str) -> None:
         """Ask every client to leave, spread over `spread_s` seconds so that they do not all reconnect at once, and
-        close each one when nothing of it has been open for a tick. Returns when all are gone or `within_s` passed.
+        close each one when nothing of it is open or can be on its way any more. Returns when all are gone or
+        `within_s` passed.
         """
-        told: list[Connection] = []
-        quiet: set[Connection] = set()
+        told: dict[Connection, float] = {}  # since when
         untold = list(self.connections)
         random.shuffle(untold)
         count = len(untold)
         started = self.loop.time()
         while self.connections:
-            passed = self.loop.time() - started
+            now = self.loop.time()
+            passed = now - started
             if passed > within_s:
                 return
             due = count if passed >= spread_s else int(count * passed / spread_s) + 1
             while untold and len(told) < due:
                 connection = untold.pop()
-                told.append(connection)
+                told[connection] = now
                 connection.session.out.append(encode_goaway(random.randrange(1000), reason))
                 connection.session.flush()
-            for connection in told:
-                if connection.session.in_flight:
-                    quiet.discard(connection)
-                elif connection in quiet:
+            for connection, since in told.items():
+                if now - since >= ON_THE_WAY_S and not connection.session.in_flight:
                     connection.close()
-                else:
-                    quiet.add(connection)
             await asyncio.sleep(DRAIN_TICK_S)
 
     async def aclose(self) -> None:
