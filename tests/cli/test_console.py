@@ -9,7 +9,13 @@ from typing import TextIO
 
 import pytest
 
+from gatecrew_cli import console as console_module
 from gatecrew_cli.console import MOST_WAITING, Console
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_module, "CLOSE_S", 30.0)
 
 
 @pytest.fixture

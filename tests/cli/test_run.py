@@ -141,7 +141,7 @@ def test_a_crash_loop_is_left_alone_and_said(start_run: Start, registry: str) ->
     assert process.wait() == 1
     assert process.output.count("broken-1 | no database") == 5
     assert "ended with exit code 7; 5 times in a row within 10 s: not started again" in process.output
-    assert process.lines[-1] == "gatecrew: every worker of broken ended again and again: gave up"
+    assert process.stderr[-1] == "gatecrew: every worker of broken ended again and again: gave up"
     assert entries(registry, "broken") == []
 
 

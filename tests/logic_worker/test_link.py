@@ -361,6 +361,7 @@ async def test_after_a_silence_nothing_starts_before_the_gateway_is_heard(
         await eventually(lambda: len(link.dispatcher._in_doubt) == 4)
         assert began == [b"0"]
         if then == "speaks":
+            monkeypatch.setattr(dispatch, "LEASE_S", 3600.0)  # and goes on to
             await gateway.post(*requests[5:])
             replies = await gateway.answers(*requests)
         elif then == "ends its side":

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from seen import PATIENCE_S, soon
 
@@ -197,12 +197,9 @@ _checks = st.dictionaries(
 )
 _fields = st.sampled_from("Name ID Address Port Tags Meta Check Checks Weights Kind".split())  # noqa: SIM905
 _bodies = st.dictionaries(_fields, _json | _checks | st.lists(_checks, max_size=2), max_size=6)
-# A busy machine is slow at times; that says nothing about the code.
-_unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @given(_bodies)
-@_unhurried
 def test_any_registration_is_understood_or_refused(body: dict[str, Any]) -> None:
     with contextlib.suppress(Refused):
         service, _ = parse_registration(json.dumps({"Name": "a", **body}).encode())
@@ -210,7 +207,6 @@ def test_any_registration_is_understood_or_refused(body: dict[str, Any]) -> None
 
 
 @given(st.binary(max_size=64))
-@_unhurried
 def test_any_bytes_are_refused(body: bytes) -> None:
     with pytest.raises(Refused):
         parse_registration(body)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gatecrew_registry import Entry
@@ -122,7 +122,6 @@ _answers = st.lists(st.tuples(st.sampled_from("ab"), _ports, st.floats(0, 40), s
 
 
 @given(_answers)
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_is_listed_is_believed_and_in_the_end_nothing_else(
     answers: list[tuple[str, set[int], float, bool]],
 ) -> None:

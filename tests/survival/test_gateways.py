@@ -85,7 +85,7 @@ def test_a_gateway_leaves(cluster: Cluster, measured: Callable[[str], None]) -> 
         connected(leaving.address) as busy,
     ):
         assert idle.ask(SLOW, b"0").kind == REPLY
-        busy.send(REQUEST, SLOW, 1, b"1.5")
+        busy.send(REQUEST, SLOW, 1, b"3.5")
         busy.send(REQUEST, SLOW, 2, b"0")  # behind it
         eventually(lambda: open_of(leaving, busy) == 2, "both are open")
         leaving.process.send(signal.SIGTERM)

@@ -101,7 +101,9 @@ def test_all_workers_are_killed_and_one_returns(cluster: Cluster, measured: Call
         load.wait_answers(2000)
         back, *_ = cluster.workers
         back.restart()
-        load.wait_answers(6000)
+        while time.monotonic() < back.ready_at + BACK_S:
+            load.wait_answers(100)
+        load.wait_answers(2000)
     broken = violations(history)
     assert not broken, f"{len(broken)} violations, the first: {broken[0]}"
     assert not history.ended  # every client stayed
@@ -136,7 +138,7 @@ def test_order_is_kept_while_workers_are_killed_again_and_again(
     choice = random.Random(7)
     with cluster.load(burst=8) as (load, history):
         until = time.monotonic() + KILLING_S
-        while time.monotonic() < until:
+        while time.monotonic() < until or kills < 4:
             victim = choice.choice(cluster.workers)
             victim.kill()
             victim.restart()
@@ -144,6 +146,5 @@ def test_order_is_kept_while_workers_are_killed_again_and_again(
             load.wait_answers(300)
             kills += 1
     assert_kept(history)
-    assert kills >= 4
     assert history.again
     assert slowest(history, measured, f"{kills} kills, {len(history.again)} executed again") <= CRASH_LATENCY_S
