@@ -6,7 +6,6 @@ Blocking on purpose: a test that has an event loop of its own calls `wait_line` 
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,14 +13,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gatecrew_cli import ports
+
 PATIENCE_S = 30.0  # generous: it only ends a test that has failed already
 
 
 def free_port() -> int:
-    """A port that nobody listens on now. Prefer port 0 and the printed address where that is possible."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody uses now. Prefer port 0 and the printed address where that is possible."""
+    return ports.free_port("127.0.0.1")
 
 
 class Process:

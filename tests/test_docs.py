@@ -80,6 +80,7 @@ def example(folder: Path) -> Iterator[Cluster]:
     yield from run_up("examples.chat.worker:worker", folder)
 
 
+@pytest.mark.timeout(300)  # the conformance kit takes its time
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_command(page: str, line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     """It works as it stands, but for addresses: other ports, so that tests can run beside anything else."""
@@ -106,7 +107,7 @@ def test_command(page: str, line: str, folder: Path, request: pytest.FixtureRequ
     line = line.replace("127.0.0.1:7000", cluster.gateway)
     process = Process(["bash", "-c", line], environment, folder)
     try:
-        assert process.wait(90) == 0, process.output
+        assert process.wait(250) == 0, process.output
     finally:
         process.close()
 

@@ -1,8 +1,13 @@
 """HOST:PORT as people write it, and which ports can be had."""
 
+import errno
+import os
+import random
 import socket
 
 from gatecrew_gateway.config import ConfigError, check_host
+
+LISTENING_PORTS = range(20_000, 32_768)  # where Linux begins to give ports to outgoing connections; others do later
 
 
 def parse_address(text: str) -> tuple[str, int] | None:
@@ -37,11 +42,18 @@ def reason_not_to_bind(host: str, port: int) -> str:
 
 
 def free_port(host: str) -> int:
-    """One that nobody listens on now.
+    """One that nobody uses now, and that no outgoing connection will be given before somebody listens on it.
 
     Raises:
-        OSError: the host is not this machine.
+        OSError: the host is not this machine, or has no port left.
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    for port in random.sample(LISTENING_PORTS, len(LISTENING_PORTS)):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

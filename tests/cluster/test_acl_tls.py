@@ -222,7 +222,7 @@ def test_revoked_tokens_lose_nothing_and_new_ones_are_live_at_once(
     cluster.gateway.wait_line("ACL not found")
     cluster.workers[0].wait_line("ACL not found")
     more_answers()
-    assert cluster.linked() == 3
+    until(lambda: cluster.linked() == 3, "all are linked")
     # A worker dies while nobody may ask the registry: the others take over, and it comes back at its address.
     cluster.workers[0].kill()
     more_answers()

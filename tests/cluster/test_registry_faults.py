@@ -60,7 +60,8 @@ def test_nothing_is_lost(
         while time.monotonic() < broken_at + lasts:
             load.wait_answers(100)
         queries, elapsed = dict(faulty.queries), time.monotonic() - broken_at
-        assert cluster.gateway.ready_links() == {worker.id for worker in cluster.workers}
+        everyone = {worker.id for worker in cluster.workers}
+        eventually(lambda: cluster.gateway.ready_links() == everyone, "all are linked")
         faulty.mend()
         mended_at = time.monotonic()
         new = cluster.add_worker(f"new-{FAULTS.index(fault)}")

@@ -11,7 +11,7 @@ from hosts.checks import assert_untouched, executed_by
 from hosts.cluster import HostCluster
 from hosts.network import both, cut
 
-NEWS_S = 15.0  # after the healing, until a gateway has heard what it missed
+NEWS_S = 30.0  # after the healing, until a gateway has heard what it missed
 
 
 def test_a_worker_cannot_reach_it(cluster: HostCluster, measured: Callable[[str], None]) -> None:

@@ -31,6 +31,7 @@ REQUEST, REPLY, NOTIFY, PUSH, ERROR, GOAWAY = 0, 1, 2, 3, 4, 7
 LAST_ANSWERS_S = 15.0  # for what is still open when the load ends; then it is lost
 PROBE_S = 0.01  # the machine is probed so often
 STALL_S = 0.02  # and stalls when a probe takes so long
+CATCH_UP_S = 0.25
 PADDING = 64  # bytes after the text of a body
 clock = time.monotonic  # a loop's own is as old as its last turn
 
@@ -196,7 +197,9 @@ async def run(load: Load, echo: socket.socket) -> None:
 
 
 async def pace(load: Load, clients: list[Client]) -> None:
-    """Every session's bursts at their times, spread evenly. Behind time it catches up: the load is what was asked."""
+    """Every session's bursts at their times, spread evenly. Behind time it catches up: the load is what was asked, but
+    for what a machine that stood still would have it send in one moment.
+    """
     between = load.burst / load.rate
     due = clock()
     turn = told = 0
@@ -207,7 +210,7 @@ async def pace(load: Load, clients: list[Client]) -> None:
         for _ in range(answers - told):
             print("answered", flush=True)
         told = answers
-        due += between
+        due = max(due + between, clock() - CATCH_UP_S)
         await asyncio.sleep(max(0.0, due - clock()))
 
 

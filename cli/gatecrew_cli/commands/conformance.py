@@ -27,7 +27,8 @@ def command(target: tuple[str, ...], number: int | None, pid: int | None, as_jso
 
     The worker runs at HOST:PORT; or the kit starts PROGRAM with HOST, PORT and SERVICE in its environment, which the
     checks of drain and standstill need. It takes some 45 seconds. Checks that talk to the commands of the reference
-    worker (101 to 115) are skipped with a worker that has none of them. Exit code 1 if a check fails.
+    worker (101 to 115) are skipped with a worker that has none of them; one that measures time is made up to three
+    times. Exit code 1 if a check fails.
     """
     address = _address(target)
     if pid is not None and address is None:

@@ -183,7 +183,7 @@ async def order(kit: Kit) -> None:
             await gateway.answers(*others, *batch)
 
 
-@check(101, 104)
+@check(101, 104, timed=True)
 async def independence(kit: Kit) -> None:
     """A session whose handler waits keeps nobody else waiting."""
     async with kit.link() as gateway:
@@ -196,7 +196,7 @@ async def independence(kit: Kit) -> None:
         await gateway.answers(*slow)
 
 
-@check()
+@check(timed=True)
 async def heartbeat(kit: Kit) -> None:
     """A heartbeat comes back with its number, in time."""
     async with kit.link() as gateway:
@@ -204,7 +204,7 @@ async def heartbeat(kit: Kit) -> None:
             await beat_in_time(gateway, number)
 
 
-@check(101, 104)
+@check(101, 104, timed=True)
 async def heartbeat_while_busy(kit: Kit) -> None:
     """Heartbeats come back in time under load, and say what is open."""
     async with kit.link() as gateway:
@@ -260,7 +260,7 @@ async def deadline_passed(kit: Kit) -> None:
         expect(await begun(gateway) == before + 2, "its handler was begun")  # the wait, and the second question
 
 
-@check(101, 104)
+@check(101, 104, timed=True)
 async def too_much(kit: Kit) -> None:
     """What comes above its max_in_flight is answered not_started with status 14."""
     async with kit.link() as gateway:
@@ -437,7 +437,7 @@ async def half_close(kit: Kit) -> None:
         slow = kit.serves(104)
         batch = [gateway.request(104 if slow else kit.command, b"300", session=number) for number in range(20)]
         await gateway.post(*batch)
-        await gateway.call.done_writing()
+        await gateway.done_writing()
         await gateway.answers(*batch)
         await gateway.until(lambda: gateway.ended is not None, "the stream did not end")
         expect(gateway.ended is grpc.StatusCode.OK, f"the stream ended with {gateway.ended} {gateway.ending}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from .finding import Broken
 PREFIX_SHIFT = 36  # session >> 36 is the prefix of its gateway
 MAX_BODY = (1 << 20) - 8  # bytes
 MAX_MESSAGE = 4 << 20  # bytes
+SPEAKS_EVERY_S = 1.0  # as a gateway does, by its heartbeats
 REMAINING_MS = 60_000  # until the deadline of a request, unless a check says otherwise
 
 CHANNEL_OPTIONS = (
@@ -50,6 +52,8 @@ class PlayedGateway:
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._heard = asyncio.Condition()
         self._reader: asyncio.Task[None] | None = None
+        self._speaker: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()  # two writes at once end the call, and so does cancelling one
         self._asked: set[int] = set()
         self._last_id = 0
         self._introduced: set[int] = set()
@@ -66,6 +70,9 @@ class PlayedGateway:
         self.call.cancel()
         if self._reader is not None:
             await self._reader
+        if self._speaker is not None:
+            self._speaker.cancel()
+            await asyncio.wait([self._speaker])
         await self._channel.close()
 
     async def _read(self) -> None:
@@ -130,6 +137,18 @@ class PlayedGateway:
         await self.send(worker_pb2.GatewayMessage(hello=self.own_hello()))
         await self.greeted()
 
+    def speak_on(self) -> None:
+        """From now on send a message with nothing in it, every second: a worker doubts a gateway that is silent, and
+        checks take long on a busy machine.
+        """
+        self._speaker = asyncio.create_task(self._speak_on(), name="played gateway's speaker")
+
+    async def _speak_on(self) -> None:
+        with contextlib.suppress(Broken):  # of which the reader knows, too
+            while True:
+                await asyncio.sleep(SPEAKS_EVERY_S)
+                await self.send(worker_pb2.GatewayMessage())
+
     async def greeted(self) -> None:
         await self.until(lambda: self.hello.incarnation or self.hello.service, "no hello")
 
@@ -158,10 +177,18 @@ class PlayedGateway:
         """
         self._asked |= {request.id for request in message.requests}
         try:
-            await self.call.write(message)
+            async with self._writing:
+                await self.call.write(message)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             code, details = await self.call.code(), await self.call.details() or ""
             raise Broken(f"the stream ended with {code.name} {details}".rstrip()) from None
+
+    async def done_writing(self) -> None:
+        """Close this side."""
+        async with self._writing:
+            if self._speaker is not None:
+                self._speaker.cancel()
+            await self.call.done_writing()
 
     async def post(self, *requests: worker_pb2.Request) -> None:
         """Send a batch, with the contexts of sessions that the worker has not seen on this link."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..child import check_program
 from ..child import command as own_command
 from ..errors import Failed, UserError
 from ..life import Life, ending
+from ..ports import free_port
 
 FREEZE_S = 0.5
 SERVICE = "conformance"  # the name that the kit gives to a worker that it starts
@@ -62,7 +62,7 @@ class Program:
             UserError: there is no such program.
         """
         check_program(command[0])
-        port = free_port()
+        port = free_port("127.0.0.1")
         environment = {**os.environ, "HOST": "127.0.0.1", "PORT": str(port), "SERVICE": SERVICE}
         printed = Printed()
         life = await Life.start(own_command("--exec", *command), environment, printed.hear)
@@ -112,9 +112,3 @@ def _stands_still(pid: int) -> bool:
         with contextlib.suppress(OSError):  # it has just ended
             states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
     return set(states) <= {"T", "t"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
