@@ -74,11 +74,18 @@ class FaultyRegistry:
         self.mode = "good"
 
     def close(self) -> None:
-        self._call(self._runner.cleanup())
-        self._call(self._session.close())
+        self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+    async def _end(self) -> None:
+        await self._runner.cleanup()
+        await self._session.close()
+        hanging = asyncio.all_tasks() - {asyncio.current_task()}  # queries that were never answered
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         watched = request.method == "GET" and request.path.startswith(WATCHED)
