@@ -44,8 +44,10 @@ async def run_replicas(
     names = [f"{service}-{number}" for number in range(1, replicas + 1)]
     with contextlib.closing(Console(names)) as console:
         async with Registry(settings) as registry:
+            taken: set[int] = set()
             running = [
-                Replica(name, program, port and port + number, registry, console) for number, name in enumerate(names)
+                Replica(name, program, port and port + number, taken, registry, console)
+                for number, name in enumerate(names)
             ]
             await _until_stopped(running, service, console)
         if all(each.gave_up for each in running):

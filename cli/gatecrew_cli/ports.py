@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import socket
+from collections.abc import Collection
 
 from gatecrew_gateway.config import ConfigError, check_host
 
@@ -41,13 +42,19 @@ def reason_not_to_bind(host: str, port: int) -> str:
     return ""
 
 
-def free_port(host: str) -> int:
+def free_port(host: str, taken: Collection[int] = ()) -> int:
     """One that nobody uses now, and that no outgoing connection will be given before somebody listens on it.
+
+    Args:
+        host: where one wants to listen.
+        taken: ports that have been given away already, though nobody may listen there yet.
 
     Raises:
         OSError: the host is not this machine, or has no port left.
     """
     for port in random.sample(LISTENING_PORTS, len(LISTENING_PORTS)):
+        if port in taken:
+            continue
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             try:
                 probe.bind((host, port))

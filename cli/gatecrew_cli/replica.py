@@ -36,9 +36,13 @@ class Program:
 
 
 class Replica:
-    """`started` is done when it serves for the first time, `task` when it was stopped or has given up."""
+    """`started` is done when it serves for the first time, `task` when it was stopped or has given up. `taken` are the
+    ports of all replicas of the crew.
+    """
 
-    def __init__(self, name: str, program: Program, port: int, registry: Registry, console: Console) -> None:
+    def __init__(
+        self, name: str, program: Program, port: int, taken: set[int], registry: Registry, console: Console
+    ) -> None:
         self.name = name
         self.address = ""
         self.pid = 0
@@ -47,6 +51,7 @@ class Replica:
         self._program = program
         self._fixed_port = port  # 0: any free one, kept from life to life as long as the program can have it
         self._port = port
+        self._taken = taken
         self._registry = registry
         self._console = console
         self._life: Life | None = None
@@ -91,8 +96,9 @@ class Replica:
             # Somebody else's program would be taken for ours, and its entry deregistered with ours.
             if self._fixed_port:
                 return f"not started: {join(host, self._port)}: {reason}"
-            self._port = 0
-        self._port = self._port or free_port(host)
+            self._leave_port()
+        self._port = self._port or free_port(host, self._taken)
+        self._taken.add(self._port)
         address = join(_own_side(host), self._port)
         life = self._life = await Life.start(
             own_command("--exec", *self._program.command), self._environment(), self._hear
@@ -113,7 +119,7 @@ class Replica:
                     return f"did not serve within {START_S:g} s: {state}"
                 await self._serve(life, stopping, has_health)
             elif not self._stopping.is_set():
-                self._port = self._fixed_port  # somebody else may have it, and that be why
+                self._leave_port()  # somebody else may have it, and that be why
             if self._stopping.is_set() and await life.stop(self._program.stop_s):
                 self._say(f"did not stop within {self._program.stop_s:g} s: killed")
             return ending(await life.end)
@@ -123,6 +129,10 @@ class Replica:
                 task.cancel()
             await asyncio.gather(serving, stopping, life.end, return_exceptions=True)
             self._life = None
+
+    def _leave_port(self) -> None:
+        self._taken.discard(self._port)
+        self._port = self._fixed_port
 
     async def _serve(self, life: Life, stopping: "asyncio.Task[bool]", has_health: bool) -> None:
         """Registered until it ends or is to stop."""

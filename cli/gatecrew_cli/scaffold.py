@@ -12,7 +12,8 @@ import gatecrew
 from .errors import UserError
 
 LANGUAGES = ("python", "go", "java", "node", "rust", "cpp")
-BUILT = frozenset({"build", "target", "node_modules", "dist", "gen", "__pycache__"})  # left by builds in the examples
+# Left by builds in the examples, or made anew by them.
+BUILT = frozenset({"build", "target", "node_modules", "dist", "gen", "pb", "__pycache__"})
 REFERENCE_NAME = re.compile(r"\btour\b")
 REFERENCE_PROTOS = "../../../protos"
 OWN_PROTOS = "protos"

@@ -199,16 +199,19 @@ class Gateway:
         self._draining = True
         for listener in self._listeners:
             listener.stop_accepting()
-        if self._registration is not None:
-            await self._registration.__aexit__(None, None, None)
-            self._registration = None
         spread = self.config.drain_s / 2 if len(self._sessions) > 100 else 0.0
         await asyncio.gather(
+            self._deregister(),
             *(
                 listener.drain(spread, self.config.drain_s, "the gateway is being stopped")
                 for listener in self._listeners
-            )
+            ),
         )
+
+    async def _deregister(self) -> None:
+        if self._registration is not None:
+            await self._registration.__aexit__(None, None, None)
+            self._registration = None
 
     async def aclose(self) -> None:
         """Stop now. What is still open is cut."""
@@ -217,9 +220,7 @@ class Gateway:
         if self._tasks:
             await asyncio.wait(self._tasks)
             self._tasks = []
-        if self._registration is not None:
-            await self._registration.__aexit__(None, None, None)
-            self._registration = None
+        await self._deregister()
         for listener in self._listeners:
             await listener.aclose()
         await self._crew.aclose()

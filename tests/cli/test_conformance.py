@@ -29,6 +29,7 @@ from gatecrew_cli.conformance.kit import Kit
 from gatecrew_cli.conformance.leave_checks import HANDLE_LEAVE_CHECKS
 from gatecrew_cli.conformance.link_checks import BEAT_WITHIN_S, LINK_CHECKS
 from gatecrew_cli.conformance.program import MOST_PRINTED, Printed, Program
+from gatecrew_cli.errors import Failed
 from gatecrew_worker import Worker
 
 REFERENCE = Path(__file__).parents[2] / "examples" / "workers" / "python"
@@ -330,6 +331,27 @@ async def test_a_worker_may_read_the_hello_after_it_has_sent_its_own() -> None:
     async with kit_for(late_hello) as kit:
         found = await findings(kit, "groups", "crossfire")
     assert {name: each.detail for name, each in found.items() if each.outcome != "ok"} == {}
+
+
+async def test_a_worker_that_talks_and_says_no_hello_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Chatter(worker_pb2_grpc.LogicWorkerServicer):
+        async def Link(self, messages: Any, context: Any) -> AsyncIterator[worker_pb2.WorkerMessage]:  # type: ignore[override]
+            while True:
+                yield worker_pb2.WorkerMessage(heartbeat=worker_pb2.Heartbeat(number=1))
+                await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(kit_module, "PATIENCE_S", 0.5)
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    worker_pb2_grpc.add_LogicWorkerServicer_to_server(Chatter(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    kit = Kit(f"127.0.0.1:{port}", None, None)
+    try:
+        with pytest.raises(Failed, match=r"no hello within 0\.5 s$"):
+            await kit.find_out()
+    finally:
+        await kit.aclose()
+        await server.stop(None)
 
 
 async def test_health_that_does_not_serve() -> None:

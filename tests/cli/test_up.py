@@ -208,7 +208,7 @@ def test_it_uses_the_consul_of_the_environment(up: Callable[..., Process], clust
 
 def test_a_consul_that_is_not_there_is_one_line(project: Path, port: int) -> None:
     where = f"127.0.0.1:{port}"
-    code, out, error = run("up", "chat:worker", cwd=project, env={"CONSUL_HTTP_ADDR": where})
+    code, out, error = run("up", "chat:worker", "--listen", "127.0.0.1:0", cwd=project, env={"CONSUL_HTTP_ADDR": where})
     assert (code, out) == (2, "")
     [line] = error.splitlines()
     assert line.startswith(f"gatecrew: registry http://{where}: ")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from deploy.engine import WORKERS, Deployment, docker, require_engine, require_ports
+from deploy.engine import WORKERS, Deployment, checkout, docker, require_engine, require_ports
 
 HEALTHY_S = 120.0
 LINKED_S = 60.0
@@ -29,11 +29,13 @@ def eventually(condition: Callable[[], object], what: str, timeout_s: float = LI
 
 
 @pytest.fixture(scope="session")
-def deployment() -> Iterator[Deployment]:
-    """The compose file, brought up as it is."""
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The compose file, brought up as it is, in what a new user has just cloned."""
     require_engine()
     require_ports()
-    deployment = Deployment()
+    folder = tmp_path_factory.mktemp("checkout")
+    checkout(folder)
+    deployment = Deployment(folder)
     try:
         deployment.up("--build")
         yield deployment

@@ -71,14 +71,16 @@ def _reason_not_to_bind(port: int) -> str:
 
 
 class Deployment:
-    """`up`, then `close`. Its services are those of the compose file; a container is named by its id."""
+    """`up`, then `close`. Its services are those of the compose file in `folder`; a container is named by its id."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.project = f"gatecrew-test-{os.getpid()}"
         self.gateways = {"gateway-1": "127.0.0.1:7000", "gateway-2": "127.0.0.1:7001"}
 
     def compose(self, *arguments: str, timeout_s: float = COMMAND_S) -> str:
-        return _run("docker", "compose", "--project-name", self.project, *arguments, timeout_s=timeout_s)
+        command = ("docker", "compose", "--project-name", self.project, *arguments)
+        return _run(*command, timeout_s=timeout_s, cwd=self.folder)
 
     def up(self, *arguments: str) -> None:
         """As a user brings it up; returns when the containers run, or with `--wait` when they are healthy."""
@@ -111,7 +113,7 @@ class Deployment:
         Asked in its own container; empty when it does not answer.
         """
         ask = ("exec", "-T", gateway, "gatecrew", "status", "--json", "--gateway-service", "127.0.0.1:7070")
-        done = _try("docker", "compose", "--project-name", self.project, *ask, timeout_s=COMMAND_S)
+        done = _try("docker", "compose", "--project-name", self.project, *ask, timeout_s=COMMAND_S, cwd=self.folder)
         if done.returncode != 0:
             return {}
         links = [link for each in json.loads(done.stdout)["gateways"] for link in each["links"]]
@@ -148,11 +150,20 @@ def inspect(name: str) -> dict[str, Any]:
     return found
 
 
-def _run(*command: str, timeout_s: float) -> str:
-    done = _try(*command, timeout_s=timeout_s)
+def checkout(folder: Path) -> None:
+    """Put there what a clone has, with what is not committed yet, and without anything that builds have left."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
+        if name and (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+
+
+def _run(*command: str, timeout_s: float, cwd: Path = ROOT) -> str:
+    done = _try(*command, timeout_s=timeout_s, cwd=cwd)
     assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
-def _try(*command: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+def _try(*command: str, timeout_s: float, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s)

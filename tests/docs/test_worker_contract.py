@@ -38,3 +38,5 @@ def test_the_worker_of_the_page(start: Callable[..., Process], tmp_path: Path) -
     assert (code, printed.strip()) == (0, "HELLO"), error
     code, printed, error = run("conformance", f"127.0.0.1:{port}", "--command", "1")
     assert code == 0, printed + error
+    code, printed, error = run("conformance", "--command", "1", "--", sys.executable, str(tmp_path / "upper.py"))
+    assert code == 0, printed + error

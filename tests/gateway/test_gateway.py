@@ -17,7 +17,7 @@ from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2, worker_pb2_gr
 from gatecrew_cli.client import Client, ClientClosed, ReplyError
 from gatecrew_gateway import Gateway, GatewayConfig, ListenerConfig, RouteConfig
 from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, Status, decode_error, decode_goaway, encode
-from gatecrew_gateway.net import listener
+from gatecrew_gateway.net import connection, listener
 from gatecrew_registry import Entry, Registry, RegistrySettings, registration
 from gatecrew_registry.embedded import EmbeddedRegistry
 from gatecrew_worker import Request, Session, Worker
@@ -545,6 +545,36 @@ async def test_draining_answers_what_was_on_its_way(house: House, monkeypatch: p
     writer.write(encode(Kind.REQUEST, 1, 2, b"late"))
     assert await read_packets(reader, 1) == [(Kind.REPLY, 1, 2, b"late")]
     writer.close()
+    async with asyncio.timeout(PATIENCE_S):
+        await draining
+
+
+async def test_draining_waits_for_who_reads_slowly_and_for_the_rest_of_a_packet(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "ON_THE_WAY_S", 0.1)
+    monkeypatch.setattr(connection, "CLOSE_WITHIN_S", 0.1)
+    await house.worker(echo())
+    gateway = await house.gateway(ListenerConfig(port=0, packet_timeout_s=20), drain_s=30)
+    slow_reader, slow_writer = await house.socket(gateway)
+    slow_reader._transport.pause_reading()  # type: ignore[attr-defined]
+    body = bytes(60_000)
+    slow_writer.write(b"".join(encode(Kind.REQUEST, 1, seq, body) for seq in range(1, 61)))
+    reader, writer = await house.socket(gateway)
+    late = encode(Kind.REQUEST, 1, 1, b"late")
+    writer.write(late[:9])
+    sessions = gateway._sessions.by_id.values()
+    await until(lambda: any(each.port is not None and each.port.unsent() for each in sessions))
+    await until(lambda: any(each.unfinished for each in gateway._listeners))
+    draining = asyncio.create_task(gateway.drain())
+    assert [kind for kind, *_ in await read_packets(reader, 1)] == [Kind.GOAWAY]
+    await asyncio.sleep(0.5)
+    writer.write(late[9:])
+    assert await read_packets(reader, 2) == [(Kind.REPLY, 1, 1, b"late")]  # and the end
+    slow_reader._transport.resume_reading()  # type: ignore[attr-defined]
+    packets = await read_packets(slow_reader, 61)
+    assert [(kind, seq) for kind, _, seq, _ in packets if kind == Kind.REPLY] == [(Kind.REPLY, n) for n in range(1, 61)]
+    assert Kind.GOAWAY in {kind for kind, *_ in packets}
     async with asyncio.timeout(PATIENCE_S):
         await draining
 

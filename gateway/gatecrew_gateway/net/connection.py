@@ -110,6 +110,11 @@ class Connection(asyncio.Protocol):
         if not session.paused and not session.congested and not self._closing:
             self._transport.resume_reading()
 
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is open, nothing that came waits, no packet is half here, nothing waits for the client to read."""
+        return not (self.session.in_flight or self._backlog or self._decoder.unfinished or self.unsent())
+
     def close(self) -> None:
         """End our side, and wait a little for the client to end its own: closing while it still sends would reset the
         connection, and the last packet, which says why, would be lost.

@@ -118,6 +118,7 @@ class Listener:
         close each one when nothing of it is open or can be on its way any more. Returns when all are gone or
         `within_s` passed.
         """
+        on_the_way_s = min(ON_THE_WAY_S, within_s / 4)
         told: dict[Connection, float] = {}  # since when
         untold = list(self.connections)
         random.shuffle(untold)
@@ -135,7 +136,7 @@ class Listener:
                 connection.session.out.append(encode_goaway(random.randrange(1000), reason))
                 connection.session.flush()
             for connection, since in told.items():
-                if now - since >= ON_THE_WAY_S and not connection.session.in_flight:
+                if now - since >= on_the_way_s and connection.is_settled:
                     connection.close()
             await asyncio.sleep(DRAIN_TICK_S)
 
