@@ -17,6 +17,8 @@ import pytest
 from command_line import ALONE, run
 from processes import PATIENCE_S, Process, free_port, gatecrew
 
+from gatecrew_cli import ports
+
 Start = Callable[..., Process]
 
 # Answers every command with its own process id; ends with exit code 3 on command 2.
@@ -149,14 +151,22 @@ def test_one_in_a_crash_loop_leaves_the_others_alone(
     start_run: Start, program: list[str], registry: str, tmp_path: Path
 ) -> None:
     script = tmp_path / "worker.sh"
-    ports = free_port()
-    script.write_text(f'#!/bin/sh\n[ "$PORT" = {ports} ] && exec {" ".join(program)}\nexit 1\n')
+    first = free_port()
+    script.write_text(f'#!/bin/sh\n[ "$PORT" = {first} ] && exec {" ".join(program)}\nexit 1\n')
     script.chmod(0o755)
-    process = start_run("--service", "upper", "--replicas", "2", "--listen", f"127.0.0.1:{ports}", "--", str(script))
+    process = start_run("--service", "upper", "--replicas", "2", "--listen", f"127.0.0.1:{first}", "--", str(script))
     process.wait_line(r"upper-2 \| .* not started again")
     process.wait_line(r"upper-1 \| serves on")
     assert len(entries(registry, "upper")) == 1
     assert process.stop() == 0
+
+
+def test_a_port_that_was_given_to_another_replica_is_not_given_again() -> None:
+    """Although nobody may listen on it yet."""
+    free = free_port()
+    assert ports.free_port("127.0.0.1", set(ports.LISTENING_PORTS) - {free}) == free
+    with pytest.raises(OSError, match="in use"):
+        ports.free_port("127.0.0.1", ports.LISTENING_PORTS)
 
 
 def test_a_program_without_health_service_is_served_and_not_checked(
