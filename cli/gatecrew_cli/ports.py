@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from gatecrew_gateway.config import ConfigError, check_host
 
-LISTENING_PORTS = range(20_000, 32_768)  # where Linux begins to give ports to outgoing connections; others do later
+LISTENING_PORTS = range(20_000, 32_768)  # below those that Linux gives to outgoing connections; others begin higher
 
 
 def parse_address(text: str) -> tuple[str, int] | None:

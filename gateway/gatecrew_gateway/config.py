@@ -127,7 +127,7 @@ class GatewayConfig:
     heartbeat_s: float = 1.0  # at most 1: a worker takes 2 s of silence for a loss
     suspect_after_s: float = 2.0  # silence of a worker, then no new lanes
     lost_after_s: float = 2.5  # silence of a worker, then failover
-    drain_s: float = 10.0  # at most so long from SIGTERM to exit
+    drain_s: float = 10.0  # at most so long from SIGTERM until clients are cut
     # Mutual TLS with workers, paths of PEM files: all three or none.
     worker_ca: str = ""  # who signs the workers' certificates, which have the service as DNS name
     worker_cert: str = ""  # our own, with the DNS name gatecrew-gateway

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import aiohttp
 import grpc
 import grpc.aio
 import pytest
+from processes import Process, gatecrew
 
 from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2, worker_pb2_grpc
 from gatecrew_cli.client import Client, ClientClosed, ReplyError
@@ -577,6 +579,27 @@ async def test_draining_waits_for_who_reads_slowly_and_for_the_rest_of_a_packet(
     assert Kind.GOAWAY in {kind for kind, *_ in packets}
     async with asyncio.timeout(PATIENCE_S):
         await draining
+
+
+async def test_clients_hear_of_a_drain_although_the_registry_stands_still(
+    start: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "LEAVE_S", 60.0)
+    process = start(gatecrew("registry", "--listen", "127.0.0.1:0"))
+    match = await asyncio.to_thread(process.wait_line, "^gatecrew ready: registry address=([^ ]+)")
+    async with AsyncExitStack() as stack:
+        registry = await stack.enter_async_context(Registry(RegistrySettings(address=match[1])))
+        house = House(registry, stack)
+        gateway = await house.gateway(workers=0)
+        client = await house.client(gateway)
+        await until(lambda: gateway._registration is not None and gateway._registration.is_registered)
+        process.send(signal.SIGSTOP)
+        draining = asyncio.create_task(gateway.drain())
+        await until(lambda: client.goaway is not None)
+        assert gateway._registration is not None, "it had been waited for"
+        process.send(signal.SIGCONT)
+        async with asyncio.timeout(PATIENCE_S):
+            await draining
 
 
 async def test_the_registry_shows_what_a_gateway_holds(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
