@@ -128,6 +128,16 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         add_context(info.context, session)
         return info
 
+    async def ListDeadLetters(
+        self, request: gateway_pb2.ListDeadLettersRequest, context: Context
+    ) -> gateway_pb2.ListDeadLettersResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this gateway keeps no dead letters")
+
+    async def ReplayDeadLetters(
+        self, request: gateway_pb2.ReplayDeadLettersRequest, context: Context
+    ) -> gateway_pb2.ReplayDeadLettersResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this gateway keeps no dead letters")
+
     async def Status(self, request: gateway_pb2.StatusRequest, context: Context) -> gateway_pb2.StatusResponse:
         response = self._status()
         response.gateway_id = self._gateway_id

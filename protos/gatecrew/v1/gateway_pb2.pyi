@@ -114,6 +114,170 @@ class SessionInfo(google.protobuf.message.Message):
 Global___SessionInfo: typing_extensions.TypeAlias = SessionInfo
 
 @typing.final
+class ListDeadLettersRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    WITH_BODIES_FIELD_NUMBER: builtins.int
+    service: builtins.str
+    """empty: of every service"""
+    with_bodies: builtins.bool
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """none: all"""
+
+    def __init__(
+        self,
+        *,
+        service: builtins.str = ...,
+        ids: collections.abc.Iterable[builtins.str] | None = ...,
+        with_bodies: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ids", b"ids", "service", b"service", "with_bodies", b"with_bodies"]) -> None: ...
+
+Global___ListDeadLettersRequest: typing_extensions.TypeAlias = ListDeadLettersRequest
+
+@typing.final
+class ListDeadLettersResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DEAD_LETTERS_FIELD_NUMBER: builtins.int
+    @property
+    def dead_letters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DeadLetter]:
+        """newest first"""
+
+    def __init__(
+        self,
+        *,
+        dead_letters: collections.abc.Iterable[Global___DeadLetter] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dead_letters", b"dead_letters"]) -> None: ...
+
+Global___ListDeadLettersResponse: typing_extensions.TypeAlias = ListDeadLettersResponse
+
+@typing.final
+class DeadLetter(google.protobuf.message.Message):
+    """A packet that was being handled when two workers were lost, and that no worker gets any more."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    GATEWAY_ID_FIELD_NUMBER: builtins.int
+    SERVICE_FIELD_NUMBER: builtins.int
+    COMMAND_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    SESSION_FIELD_NUMBER: builtins.int
+    USER_FIELD_NUMBER: builtins.int
+    PEER_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    BODY_FIELD_NUMBER: builtins.int
+    AGE_MS_FIELD_NUMBER: builtins.int
+    REFUSED_FIELD_NUMBER: builtins.int
+    WORKERS_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """unique over all gateways"""
+    gateway_id: builtins.str
+    service: builtins.str
+    command: builtins.int
+    kind: gatecrew.v1.worker_pb2.Kind.ValueType
+    session: builtins.int
+    user: builtins.str
+    peer: builtins.str
+    size: builtins.int
+    """bytes of the body"""
+    body: builtins.bytes
+    """if it was asked for"""
+    age_ms: builtins.int
+    """how long ago it was quarantined"""
+    refused: builtins.int
+    """how many packets with the same command and body have been refused since"""
+    @property
+    def workers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """those that were lost with it"""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        gateway_id: builtins.str = ...,
+        service: builtins.str = ...,
+        command: builtins.int = ...,
+        kind: gatecrew.v1.worker_pb2.Kind.ValueType = ...,
+        session: builtins.int = ...,
+        user: builtins.str = ...,
+        peer: builtins.str = ...,
+        size: builtins.int = ...,
+        body: builtins.bytes = ...,
+        age_ms: builtins.int = ...,
+        refused: builtins.int = ...,
+        workers: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["age_ms", b"age_ms", "body", b"body", "command", b"command", "gateway_id", b"gateway_id", "id", b"id", "kind", b"kind", "peer", b"peer", "refused", b"refused", "service", b"service", "session", b"session", "size", b"size", "user", b"user", "workers", b"workers"]) -> None: ...
+
+Global___DeadLetter: typing_extensions.TypeAlias = DeadLetter
+
+@typing.final
+class ReplayDeadLettersRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: builtins.int
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ids", b"ids"]) -> None: ...
+
+Global___ReplayDeadLettersRequest: typing_extensions.TypeAlias = ReplayDeadLettersRequest
+
+@typing.final
+class ReplayDeadLettersResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPLAYED_FIELD_NUMBER: builtins.int
+    @property
+    def replayed(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ReplayedDeadLetter]:
+        """one for each id that was found"""
+
+    def __init__(
+        self,
+        *,
+        replayed: collections.abc.Iterable[Global___ReplayedDeadLetter] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["replayed", b"replayed"]) -> None: ...
+
+Global___ReplayDeadLettersResponse: typing_extensions.TypeAlias = ReplayDeadLettersResponse
+
+@typing.final
+class ReplayedDeadLetter(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    BODY_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    status: builtins.int
+    """what became of it: a gRPC status code"""
+    message: builtins.str
+    body: builtins.bytes
+    """of the reply"""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        status: builtins.int = ...,
+        message: builtins.str = ...,
+        body: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["body", b"body", "id", b"id", "message", b"message", "status", b"status"]) -> None: ...
+
+Global___ReplayedDeadLetter: typing_extensions.TypeAlias = ReplayedDeadLetter
+
+@typing.final
 class StatusRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -215,18 +379,24 @@ class LinkStatus(google.protobuf.message.Message):
     ANSWERED_FIELD_NUMBER: builtins.int
     COMMANDS_FIELD_NUMBER: builtins.int
     UNARY_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    STATUS_TEXT_FIELD_NUMBER: builtins.int
     service: builtins.str
     worker_id: builtins.str
     address: builtins.str
     incarnation: builtins.str
     state: builtins.str
-    """connecting, ready, suspect, draining, lost"""
+    """connecting, ready, suspect, ejected, draining, lost"""
     in_flight: builtins.int
     sent: builtins.int
     """requests written"""
     answered: builtins.int
     unary: builtins.bool
     """served through Handle"""
+    limit: builtins.int
+    """requests that it may have open now; adapts to how fast it answers"""
+    status_text: builtins.str
+    """why it gets nothing, for people"""
     @property
     def commands(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     def __init__(
@@ -242,7 +412,9 @@ class LinkStatus(google.protobuf.message.Message):
         answered: builtins.int = ...,
         commands: collections.abc.Iterable[builtins.int] | None = ...,
         unary: builtins.bool = ...,
+        limit: builtins.int = ...,
+        status_text: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "answered", b"answered", "commands", b"commands", "in_flight", b"in_flight", "incarnation", b"incarnation", "sent", b"sent", "service", b"service", "state", b"state", "unary", b"unary", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "answered", b"answered", "commands", b"commands", "in_flight", b"in_flight", "incarnation", b"incarnation", "limit", b"limit", "sent", b"sent", "service", b"service", "state", b"state", "status_text", b"status_text", "unary", b"unary", "worker_id", b"worker_id"]) -> None: ...
 
 Global___LinkStatus: typing_extensions.TypeAlias = LinkStatus

@@ -71,6 +71,16 @@ class GatewayStub(object):
                 request_serializer=gatecrew_dot_v1_dot_gateway__pb2.ListSessionsRequest.SerializeToString,
                 response_deserializer=gatecrew_dot_v1_dot_gateway__pb2.ListSessionsResponse.FromString,
                 _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/gatecrew.v1.Gateway/ListDeadLetters',
+                request_serializer=gatecrew_dot_v1_dot_gateway__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=gatecrew_dot_v1_dot_gateway__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.ReplayDeadLetters = channel.unary_unary(
+                '/gatecrew.v1.Gateway/ReplayDeadLetters',
+                request_serializer=gatecrew_dot_v1_dot_gateway__pb2.ReplayDeadLettersRequest.SerializeToString,
+                response_deserializer=gatecrew_dot_v1_dot_gateway__pb2.ReplayDeadLettersResponse.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/gatecrew.v1.Gateway/Status',
                 request_serializer=gatecrew_dot_v1_dot_gateway__pb2.StatusRequest.SerializeToString,
@@ -124,6 +134,19 @@ class GatewayServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeadLetters(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayDeadLetters(self, request, context):
+        """Lets quarantined packets go to a worker once more, and forgets that they were quarantined.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Of the called gateway only.
         """
@@ -168,6 +191,16 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.ListSessions,
                     request_deserializer=gatecrew_dot_v1_dot_gateway__pb2.ListSessionsRequest.FromString,
                     response_serializer=gatecrew_dot_v1_dot_gateway__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=gatecrew_dot_v1_dot_gateway__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=gatecrew_dot_v1_dot_gateway__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'ReplayDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayDeadLetters,
+                    request_deserializer=gatecrew_dot_v1_dot_gateway__pb2.ReplayDeadLettersRequest.FromString,
+                    response_serializer=gatecrew_dot_v1_dot_gateway__pb2.ReplayDeadLettersResponse.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -365,6 +398,60 @@ class Gateway(object):
             '/gatecrew.v1.Gateway/ListSessions',
             gatecrew_dot_v1_dot_gateway__pb2.ListSessionsRequest.SerializeToString,
             gatecrew_dot_v1_dot_gateway__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatecrew.v1.Gateway/ListDeadLetters',
+            gatecrew_dot_v1_dot_gateway__pb2.ListDeadLettersRequest.SerializeToString,
+            gatecrew_dot_v1_dot_gateway__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatecrew.v1.Gateway/ReplayDeadLetters',
+            gatecrew_dot_v1_dot_gateway__pb2.ReplayDeadLettersRequest.SerializeToString,
+            gatecrew_dot_v1_dot_gateway__pb2.ReplayDeadLettersResponse.FromString,
             options,
             channel_credentials,
             insecure,

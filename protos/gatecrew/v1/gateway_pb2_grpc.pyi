@@ -138,6 +138,38 @@ _GatewayListSessionsType = typing_extensions.TypeVar(
     ],
 )
 
+_GatewayListDeadLettersType = typing_extensions.TypeVar(
+    '_GatewayListDeadLettersType',
+    grpc.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.ListDeadLettersRequest,
+        gatecrew.v1.gateway_pb2.ListDeadLettersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.ListDeadLettersRequest,
+        gatecrew.v1.gateway_pb2.ListDeadLettersResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.ListDeadLettersRequest,
+        gatecrew.v1.gateway_pb2.ListDeadLettersResponse,
+    ],
+)
+
+_GatewayReplayDeadLettersType = typing_extensions.TypeVar(
+    '_GatewayReplayDeadLettersType',
+    grpc.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.ReplayDeadLettersRequest,
+        gatecrew.v1.gateway_pb2.ReplayDeadLettersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.ReplayDeadLettersRequest,
+        gatecrew.v1.gateway_pb2.ReplayDeadLettersResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.ReplayDeadLettersRequest,
+        gatecrew.v1.gateway_pb2.ReplayDeadLettersResponse,
+    ],
+)
+
 _GatewayStatusType = typing_extensions.TypeVar(
     '_GatewayStatusType',
     grpc.UnaryUnaryMultiCallable[
@@ -154,7 +186,7 @@ _GatewayStatusType = typing_extensions.TypeVar(
     ],
 )
 
-class GatewayStub(typing.Generic[_GatewayPushType, _GatewayBindType, _GatewaySetAttributesType, _GatewayJoinType, _GatewayLeaveType, _GatewayKickType, _GatewayListSessionsType, _GatewayStatusType]):
+class GatewayStub(typing.Generic[_GatewayPushType, _GatewayBindType, _GatewaySetAttributesType, _GatewayJoinType, _GatewayLeaveType, _GatewayKickType, _GatewayListSessionsType, _GatewayListDeadLettersType, _GatewayReplayDeadLettersType, _GatewayStatusType]):
     """A call reaches the sessions of every gateway, whichever gateway it is made to."""
 
     @typing.overload
@@ -186,6 +218,14 @@ class GatewayStub(typing.Generic[_GatewayPushType, _GatewayBindType, _GatewaySet
         grpc.UnaryUnaryMultiCallable[
             gatecrew.v1.gateway_pb2.ListSessionsRequest,
             gatecrew.v1.gateway_pb2.ListSessionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            gatecrew.v1.gateway_pb2.ListDeadLettersRequest,
+            gatecrew.v1.gateway_pb2.ListDeadLettersResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            gatecrew.v1.gateway_pb2.ReplayDeadLettersRequest,
+            gatecrew.v1.gateway_pb2.ReplayDeadLettersResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             gatecrew.v1.gateway_pb2.StatusRequest,
@@ -224,6 +264,14 @@ class GatewayStub(typing.Generic[_GatewayPushType, _GatewayBindType, _GatewaySet
             gatecrew.v1.gateway_pb2.ListSessionsResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            gatecrew.v1.gateway_pb2.ListDeadLettersRequest,
+            gatecrew.v1.gateway_pb2.ListDeadLettersResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            gatecrew.v1.gateway_pb2.ReplayDeadLettersRequest,
+            gatecrew.v1.gateway_pb2.ReplayDeadLettersResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             gatecrew.v1.gateway_pb2.StatusRequest,
             gatecrew.v1.gateway_pb2.StatusResponse,
         ],
@@ -242,6 +290,11 @@ class GatewayStub(typing.Generic[_GatewayPushType, _GatewayBindType, _GatewaySet
     Kick: _GatewayKickType
 
     ListSessions: _GatewayListSessionsType
+
+    ListDeadLetters: _GatewayListDeadLettersType
+
+    ReplayDeadLetters: _GatewayReplayDeadLettersType
+    """Lets quarantined packets go to a worker once more, and forgets that they were quarantined."""
 
     Status: _GatewayStatusType
     """Of the called gateway only."""
@@ -274,6 +327,14 @@ GatewayAsyncStub: typing_extensions.TypeAlias = GatewayStub[
     grpc.aio.UnaryUnaryMultiCallable[
         gatecrew.v1.gateway_pb2.ListSessionsRequest,
         gatecrew.v1.gateway_pb2.ListSessionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.ListDeadLettersRequest,
+        gatecrew.v1.gateway_pb2.ListDeadLettersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.ReplayDeadLettersRequest,
+        gatecrew.v1.gateway_pb2.ReplayDeadLettersResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         gatecrew.v1.gateway_pb2.StatusRequest,
@@ -332,6 +393,21 @@ class GatewayServicer(metaclass=abc.ABCMeta):
         request: gatecrew.v1.gateway_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> typing.Union[gatecrew.v1.gateway_pb2.ListSessionsResponse, collections.abc.Awaitable[gatecrew.v1.gateway_pb2.ListSessionsResponse]]: ...
+
+    @abc.abstractmethod
+    def ListDeadLetters(
+        self,
+        request: gatecrew.v1.gateway_pb2.ListDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gatecrew.v1.gateway_pb2.ListDeadLettersResponse, collections.abc.Awaitable[gatecrew.v1.gateway_pb2.ListDeadLettersResponse]]: ...
+
+    @abc.abstractmethod
+    def ReplayDeadLetters(
+        self,
+        request: gatecrew.v1.gateway_pb2.ReplayDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gatecrew.v1.gateway_pb2.ReplayDeadLettersResponse, collections.abc.Awaitable[gatecrew.v1.gateway_pb2.ReplayDeadLettersResponse]]:
+        """Lets quarantined packets go to a worker once more, and forgets that they were quarantined."""
 
     @abc.abstractmethod
     def Status(

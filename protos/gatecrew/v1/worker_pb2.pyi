@@ -60,6 +60,14 @@ class GatewayMessage(google.protobuf.message.Message):
     REQUESTS_FIELD_NUMBER: builtins.int
     FORGOTTEN_SESSIONS_FIELD_NUMBER: builtins.int
     PUSH_RESULTS_FIELD_NUMBER: builtins.int
+    CANCELLED_REQUESTS_FIELD_NUMBER: builtins.int
+    SENT_MS_FIELD_NUMBER: builtins.int
+    QUERY_RESULTS_FIELD_NUMBER: builtins.int
+    sent_ms: builtins.int
+    """When this message was written, in milliseconds of a clock of the gateway's that never jumps. The least difference to
+    your own clock that you have seen is the offset; what a message comes later than that, it lay unread, and its
+    requests have so much less time left than `remaining_ms`.
+    """
     @property
     def hello(self) -> Global___GatewayHello:
         """in the first message, and only there"""
@@ -82,6 +90,16 @@ class GatewayMessage(google.protobuf.message.Message):
     def push_results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PushResult]:
         """answers to pushes that asked for a receipt"""
 
+    @property
+    def cancelled_requests(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Nobody waits for these any more: past their deadline, or their client has gone. Stop the handler if you can, let the
+        session's next request begin, and still reply: the reply is dropped, and frees the slot.
+        """
+
+    @property
+    def query_results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___QueryResult]:
+        """answers to queries"""
+
     def __init__(
         self,
         *,
@@ -91,9 +109,12 @@ class GatewayMessage(google.protobuf.message.Message):
         requests: collections.abc.Iterable[Global___Request] | None = ...,
         forgotten_sessions: collections.abc.Iterable[builtins.int] | None = ...,
         push_results: collections.abc.Iterable[Global___PushResult] | None = ...,
+        cancelled_requests: collections.abc.Iterable[builtins.int] | None = ...,
+        sent_ms: builtins.int = ...,
+        query_results: collections.abc.Iterable[Global___QueryResult] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["heartbeat", b"heartbeat", "hello", b"hello"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["forgotten_sessions", b"forgotten_sessions", "heartbeat", b"heartbeat", "hello", b"hello", "push_results", b"push_results", "requests", b"requests", "sessions", b"sessions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cancelled_requests", b"cancelled_requests", "forgotten_sessions", b"forgotten_sessions", "heartbeat", b"heartbeat", "hello", b"hello", "push_results", b"push_results", "query_results", b"query_results", "requests", b"requests", "sent_ms", b"sent_ms", "sessions", b"sessions"]) -> None: ...
 
 Global___GatewayMessage: typing_extensions.TypeAlias = GatewayMessage
 
@@ -173,6 +194,7 @@ class WorkerHello(google.protobuf.message.Message):
     SESSION_EVENTS_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     NO_COMMANDS_FIELD_NUMBER: builtins.int
+    CONCURRENCY_FIELD_NUMBER: builtins.int
     service: builtins.str
     incarnation: builtins.str
     """random, one process life"""
@@ -184,6 +206,10 @@ class WorkerHello(google.protobuf.message.Message):
     """of the worker's own program, for people"""
     no_commands: builtins.bool
     """it only pushes, or only hears of sessions"""
+    concurrency: builtins.int
+    """How many handlers can run at once: its threads, or 1 if it does one thing at a time; 0: not known, or no limit. The
+    gateway keeps little more than that with the worker while the handlers are slow, and the rest for whoever is free.
+    """
     @property
     def commands(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """empty: every command that no other service claims, unless no_commands is set"""
@@ -198,8 +224,9 @@ class WorkerHello(google.protobuf.message.Message):
         session_events: builtins.bool = ...,
         version: builtins.str = ...,
         no_commands: builtins.bool = ...,
+        concurrency: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["commands", b"commands", "incarnation", b"incarnation", "max_in_flight", b"max_in_flight", "no_commands", b"no_commands", "service", b"service", "session_events", b"session_events", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["commands", b"commands", "concurrency", b"concurrency", "incarnation", b"incarnation", "max_in_flight", b"max_in_flight", "no_commands", b"no_commands", "service", b"service", "session_events", b"session_events", "version", b"version"]) -> None: ...
 
 Global___WorkerHello: typing_extensions.TypeAlias = WorkerHello
 
@@ -363,6 +390,7 @@ class Action(google.protobuf.message.Message):
     JOIN_FIELD_NUMBER: builtins.int
     LEAVE_FIELD_NUMBER: builtins.int
     KICK_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
     AFTER_REPLIES_FIELD_NUMBER: builtins.int
     after_replies: builtins.int
     """How many of this message's replies go before it."""
@@ -378,6 +406,8 @@ class Action(google.protobuf.message.Message):
     def leave(self) -> Global___Leave: ...
     @property
     def kick(self) -> Global___Kick: ...
+    @property
+    def query(self) -> Global___Query: ...
     def __init__(
         self,
         *,
@@ -387,11 +417,12 @@ class Action(google.protobuf.message.Message):
         join: Global___Join | None = ...,
         leave: Global___Leave | None = ...,
         kick: Global___Kick | None = ...,
+        query: Global___Query | None = ...,
         after_replies: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["action", b"action", "bind", b"bind", "join", b"join", "kick", b"kick", "leave", b"leave", "push", b"push", "set_attributes", b"set_attributes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "after_replies", b"after_replies", "bind", b"bind", "join", b"join", "kick", b"kick", "leave", b"leave", "push", b"push", "set_attributes", b"set_attributes"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["action", b"action"]) -> typing.Literal["push", "bind", "set_attributes", "join", "leave", "kick"] | None: ...
+    def HasField(self, field_name: typing.Literal["action", b"action", "bind", b"bind", "join", b"join", "kick", b"kick", "leave", b"leave", "push", b"push", "query", b"query", "set_attributes", b"set_attributes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "after_replies", b"after_replies", "bind", b"bind", "join", b"join", "kick", b"kick", "leave", b"leave", "push", b"push", "query", b"query", "set_attributes", b"set_attributes"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["action", b"action"]) -> typing.Literal["push", "bind", "set_attributes", "join", "leave", "kick", "query"] | None: ...
 
 Global___Action: typing_extensions.TypeAlias = Action
 
@@ -453,6 +484,85 @@ class PushResult(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["delivered", b"delivered", "receipt", b"receipt"]) -> None: ...
 
 Global___PushResult: typing_extensions.TypeAlias = PushResult
+
+@typing.final
+class Query(google.protobuf.message.Message):
+    """Who is connected to this gateway; answered by a QueryResult with the same receipt."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: builtins.int
+    USER_FIELD_NUMBER: builtins.int
+    GROUP_FIELD_NUMBER: builtins.int
+    EVERYONE_FIELD_NUMBER: builtins.int
+    RECEIPT_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    session: builtins.int
+    user: builtins.str
+    group: builtins.str
+    everyone: builtins.bool
+    receipt: builtins.int
+    """not 0"""
+    limit: builtins.int
+    """name so many sessions at most; 0: only count them"""
+    def __init__(
+        self,
+        *,
+        session: builtins.int = ...,
+        user: builtins.str = ...,
+        group: builtins.str = ...,
+        everyone: builtins.bool = ...,
+        receipt: builtins.int = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["everyone", b"everyone", "group", b"group", "session", b"session", "target", b"target", "user", b"user"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["everyone", b"everyone", "group", b"group", "limit", b"limit", "receipt", b"receipt", "session", b"session", "target", b"target", "user", b"user"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["target", b"target"]) -> typing.Literal["session", "user", "group", "everyone"] | None: ...
+
+Global___Query: typing_extensions.TypeAlias = Query
+
+@typing.final
+class QueryResult(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: builtins.int
+    SESSIONS_FIELD_NUMBER: builtins.int
+    NAMES_FIELD_NUMBER: builtins.int
+    receipt: builtins.int
+    sessions: builtins.int
+    """how many match"""
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SessionName]:
+        """of those, up to the query's limit"""
+
+    def __init__(
+        self,
+        *,
+        receipt: builtins.int = ...,
+        sessions: builtins.int = ...,
+        names: collections.abc.Iterable[Global___SessionName] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["names", b"names", "receipt", b"receipt", "sessions", b"sessions"]) -> None: ...
+
+Global___QueryResult: typing_extensions.TypeAlias = QueryResult
+
+@typing.final
+class SessionName(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: builtins.int
+    USER_FIELD_NUMBER: builtins.int
+    session: builtins.int
+    user: builtins.str
+    def __init__(
+        self,
+        *,
+        session: builtins.int = ...,
+        user: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["session", b"session", "user", b"user"]) -> None: ...
+
+Global___SessionName: typing_extensions.TypeAlias = SessionName
 
 @typing.final
 class Bind(google.protobuf.message.Message):

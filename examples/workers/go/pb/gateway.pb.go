@@ -264,6 +264,407 @@ func (x *SessionInfo) GetConnectedMs() uint64 {
 	return 0
 }
 
+type ListDeadLettersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"` // empty: of every service
+	Ids           []string               `protobuf:"bytes,2,rep,name=ids,proto3" json:"ids,omitempty"`         // none: all
+	WithBodies    bool                   `protobuf:"varint,3,opt,name=with_bodies,json=withBodies,proto3" json:"with_bodies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeadLettersRequest) Reset() {
+	*x = ListDeadLettersRequest{}
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeadLettersRequest) ProtoMessage() {}
+
+func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListDeadLettersRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ListDeadLettersRequest) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *ListDeadLettersRequest) GetWithBodies() bool {
+	if x != nil {
+		return x.WithBodies
+	}
+	return false
+}
+
+type ListDeadLettersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DeadLetters   []*DeadLetter          `protobuf:"bytes,1,rep,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"` // newest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeadLettersResponse) Reset() {
+	*x = ListDeadLettersResponse{}
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeadLettersResponse) ProtoMessage() {}
+
+func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListDeadLettersResponse) GetDeadLetters() []*DeadLetter {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return nil
+}
+
+// A packet that was being handled when two workers were lost, and that no worker gets any more.
+type DeadLetter struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // unique over all gateways
+	GatewayId     string                 `protobuf:"bytes,2,opt,name=gateway_id,json=gatewayId,proto3" json:"gateway_id,omitempty"`
+	Service       string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
+	Command       uint32                 `protobuf:"varint,4,opt,name=command,proto3" json:"command,omitempty"`
+	Kind          Kind                   `protobuf:"varint,5,opt,name=kind,proto3,enum=gatecrew.v1.Kind" json:"kind,omitempty"`
+	Session       uint64                 `protobuf:"varint,6,opt,name=session,proto3" json:"session,omitempty"`
+	User          string                 `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`
+	Peer          string                 `protobuf:"bytes,8,opt,name=peer,proto3" json:"peer,omitempty"`
+	Size          uint64                 `protobuf:"varint,9,opt,name=size,proto3" json:"size,omitempty"`                 // bytes of the body
+	Body          []byte                 `protobuf:"bytes,10,opt,name=body,proto3" json:"body,omitempty"`                 // if it was asked for
+	AgeMs         uint64                 `protobuf:"varint,11,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // how long ago it was quarantined
+	Refused       uint64                 `protobuf:"varint,12,opt,name=refused,proto3" json:"refused,omitempty"`          // how many packets with the same command and body have been refused since
+	Workers       []string               `protobuf:"bytes,13,rep,name=workers,proto3" json:"workers,omitempty"`           // those that were lost with it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetter) Reset() {
+	*x = DeadLetter{}
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetter) ProtoMessage() {}
+
+func (x *DeadLetter) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
+func (*DeadLetter) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DeadLetter) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetGatewayId() string {
+	if x != nil {
+		return x.GatewayId
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetCommand() uint32 {
+	if x != nil {
+		return x.Command
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_REQUEST
+}
+
+func (x *DeadLetter) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *DeadLetter) GetAgeMs() uint64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetWorkers() []string {
+	if x != nil {
+		return x.Workers
+	}
+	return nil
+}
+
+type ReplayDeadLettersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayDeadLettersRequest) Reset() {
+	*x = ReplayDeadLettersRequest{}
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayDeadLettersRequest) ProtoMessage() {}
+
+func (x *ReplayDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*ReplayDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReplayDeadLettersRequest) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+type ReplayDeadLettersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Replayed      []*ReplayedDeadLetter  `protobuf:"bytes,1,rep,name=replayed,proto3" json:"replayed,omitempty"` // one for each id that was found
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayDeadLettersResponse) Reset() {
+	*x = ReplayDeadLettersResponse{}
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayDeadLettersResponse) ProtoMessage() {}
+
+func (x *ReplayDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*ReplayDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReplayDeadLettersResponse) GetReplayed() []*ReplayedDeadLetter {
+	if x != nil {
+		return x.Replayed
+	}
+	return nil
+}
+
+type ReplayedDeadLetter struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Status        uint32                 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"` // what became of it: a gRPC status code
+	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Body          []byte                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"` // of the reply
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayedDeadLetter) Reset() {
+	*x = ReplayedDeadLetter{}
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayedDeadLetter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayedDeadLetter) ProtoMessage() {}
+
+func (x *ReplayedDeadLetter) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayedDeadLetter.ProtoReflect.Descriptor instead.
+func (*ReplayedDeadLetter) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReplayedDeadLetter) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReplayedDeadLetter) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *ReplayedDeadLetter) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ReplayedDeadLetter) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -272,7 +673,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[4]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +685,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[4]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +698,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{4}
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{10}
 }
 
 type StatusResponse struct {
@@ -316,7 +717,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[5]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -328,7 +729,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[5]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -341,7 +742,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{5}
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StatusResponse) GetGatewayId() string {
@@ -411,7 +812,7 @@ type ListenerStatus struct {
 
 func (x *ListenerStatus) Reset() {
 	*x = ListenerStatus{}
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[6]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +824,7 @@ func (x *ListenerStatus) String() string {
 func (*ListenerStatus) ProtoMessage() {}
 
 func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[6]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +837,7 @@ func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerStatus.ProtoReflect.Descriptor instead.
 func (*ListenerStatus) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{6}
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListenerStatus) GetName() string {
@@ -466,19 +867,21 @@ type LinkStatus struct {
 	WorkerId      string                 `protobuf:"bytes,2,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
 	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	Incarnation   string                 `protobuf:"bytes,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	State         string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // connecting, ready, suspect, draining, lost
+	State         string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // connecting, ready, suspect, ejected, draining, lost
 	InFlight      uint32                 `protobuf:"varint,6,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
 	Sent          uint64                 `protobuf:"varint,7,opt,name=sent,proto3" json:"sent,omitempty"` // requests written
 	Answered      uint64                 `protobuf:"varint,8,opt,name=answered,proto3" json:"answered,omitempty"`
 	Commands      []uint32               `protobuf:"varint,9,rep,packed,name=commands,proto3" json:"commands,omitempty"`
-	Unary         bool                   `protobuf:"varint,10,opt,name=unary,proto3" json:"unary,omitempty"` // served through Handle
+	Unary         bool                   `protobuf:"varint,10,opt,name=unary,proto3" json:"unary,omitempty"`                            // served through Handle
+	Limit         uint32                 `protobuf:"varint,11,opt,name=limit,proto3" json:"limit,omitempty"`                            // requests that it may have open now; adapts to how fast it answers
+	StatusText    string                 `protobuf:"bytes,12,opt,name=status_text,json=statusText,proto3" json:"status_text,omitempty"` // why it gets nothing, for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[7]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +893,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[7]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +906,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{7}
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LinkStatus) GetService() string {
@@ -576,6 +979,20 @@ func (x *LinkStatus) GetUnary() bool {
 	return false
 }
 
+func (x *LinkStatus) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *LinkStatus) GetStatusText() string {
+	if x != nil {
+		return x.StatusText
+	}
+	return ""
+}
+
 var File_gatecrew_v1_gateway_proto protoreflect.FileDescriptor
 
 const file_gatecrew_v1_gateway_proto_rawDesc = "" +
@@ -597,7 +1014,40 @@ const file_gatecrew_v1_gateway_proto_rawDesc = "" +
 	"gateway_id\x18\x02 \x01(\tR\tgatewayId\x12\x16\n" +
 	"\x06groups\x18\x03 \x03(\tR\x06groups\x12\x1b\n" +
 	"\tin_flight\x18\x04 \x01(\rR\binFlight\x12!\n" +
-	"\fconnected_ms\x18\x05 \x01(\x04R\vconnectedMs\"\x0f\n" +
+	"\fconnected_ms\x18\x05 \x01(\x04R\vconnectedMs\"e\n" +
+	"\x16ListDeadLettersRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x10\n" +
+	"\x03ids\x18\x02 \x03(\tR\x03ids\x12\x1f\n" +
+	"\vwith_bodies\x18\x03 \x01(\bR\n" +
+	"withBodies\"U\n" +
+	"\x17ListDeadLettersResponse\x12:\n" +
+	"\fdead_letters\x18\x01 \x03(\v2\x17.gatecrew.v1.DeadLetterR\vdeadLetters\"\xcb\x02\n" +
+	"\n" +
+	"DeadLetter\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"gateway_id\x18\x02 \x01(\tR\tgatewayId\x12\x18\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\x12\x18\n" +
+	"\acommand\x18\x04 \x01(\rR\acommand\x12%\n" +
+	"\x04kind\x18\x05 \x01(\x0e2\x11.gatecrew.v1.KindR\x04kind\x12\x18\n" +
+	"\asession\x18\x06 \x01(\x04R\asession\x12\x12\n" +
+	"\x04user\x18\a \x01(\tR\x04user\x12\x12\n" +
+	"\x04peer\x18\b \x01(\tR\x04peer\x12\x12\n" +
+	"\x04size\x18\t \x01(\x04R\x04size\x12\x12\n" +
+	"\x04body\x18\n" +
+	" \x01(\fR\x04body\x12\x15\n" +
+	"\x06age_ms\x18\v \x01(\x04R\x05ageMs\x12\x18\n" +
+	"\arefused\x18\f \x01(\x04R\arefused\x12\x18\n" +
+	"\aworkers\x18\r \x03(\tR\aworkers\",\n" +
+	"\x18ReplayDeadLettersRequest\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\"X\n" +
+	"\x19ReplayDeadLettersResponse\x12;\n" +
+	"\breplayed\x18\x01 \x03(\v2\x1f.gatecrew.v1.ReplayedDeadLetterR\breplayed\"j\n" +
+	"\x12ReplayedDeadLetter\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\rR\x06status\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
+	"\x04body\x18\x04 \x01(\fR\x04body\"\x0f\n" +
 	"\rStatusRequest\"\x8f\x03\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
@@ -616,7 +1066,7 @@ const file_gatecrew_v1_gateway_proto_rawDesc = "" +
 	"\x0eListenerStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
-	"\bsessions\x18\x03 \x01(\rR\bsessions\"\x94\x02\n" +
+	"\bsessions\x18\x03 \x01(\rR\bsessions\"\xcb\x02\n" +
 	"\n" +
 	"LinkStatus\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1b\n" +
@@ -629,7 +1079,10 @@ const file_gatecrew_v1_gateway_proto_rawDesc = "" +
 	"\banswered\x18\b \x01(\x04R\banswered\x12\x1a\n" +
 	"\bcommands\x18\t \x03(\rR\bcommands\x12\x14\n" +
 	"\x05unary\x18\n" +
-	" \x01(\bR\x05unary2\xdb\x03\n" +
+	" \x01(\bR\x05unary\x12\x14\n" +
+	"\x05limit\x18\v \x01(\rR\x05limit\x12\x1f\n" +
+	"\vstatus_text\x18\f \x01(\tR\n" +
+	"statusText2\x9d\x05\n" +
 	"\aGateway\x12/\n" +
 	"\x04Push\x12\x11.gatecrew.v1.Push\x1a\x14.gatecrew.v1.Reached\x12/\n" +
 	"\x04Bind\x12\x11.gatecrew.v1.Bind\x1a\x14.gatecrew.v1.Reached\x12A\n" +
@@ -637,7 +1090,9 @@ const file_gatecrew_v1_gateway_proto_rawDesc = "" +
 	"\x04Join\x12\x11.gatecrew.v1.Join\x1a\x14.gatecrew.v1.Reached\x121\n" +
 	"\x05Leave\x12\x12.gatecrew.v1.Leave\x1a\x14.gatecrew.v1.Reached\x12/\n" +
 	"\x04Kick\x12\x11.gatecrew.v1.Kick\x1a\x14.gatecrew.v1.Reached\x12S\n" +
-	"\fListSessions\x12 .gatecrew.v1.ListSessionsRequest\x1a!.gatecrew.v1.ListSessionsResponse\x12A\n" +
+	"\fListSessions\x12 .gatecrew.v1.ListSessionsRequest\x1a!.gatecrew.v1.ListSessionsResponse\x12\\\n" +
+	"\x0fListDeadLetters\x12#.gatecrew.v1.ListDeadLettersRequest\x1a$.gatecrew.v1.ListDeadLettersResponse\x12b\n" +
+	"\x11ReplayDeadLetters\x12%.gatecrew.v1.ReplayDeadLettersRequest\x1a&.gatecrew.v1.ReplayDeadLettersResponse\x12A\n" +
 	"\x06Status\x12\x1a.gatecrew.v1.StatusRequest\x1a\x1b.gatecrew.v1.StatusResponseB\x81\x01\n" +
 	"\x0fcom.gatecrew.v1B\fGatewayProtoP\x01Z\x13example.com/tour/pb\xa2\x02\x03GXX\xaa\x02\vGatecrew.V1\xca\x02\vGatecrew\\V1\xe2\x02\x17Gatecrew\\V1\\GPBMetadata\xea\x02\fGatecrew::V1b\x06proto3"
 
@@ -653,52 +1108,66 @@ func file_gatecrew_v1_gateway_proto_rawDescGZIP() []byte {
 	return file_gatecrew_v1_gateway_proto_rawDescData
 }
 
-var file_gatecrew_v1_gateway_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_gatecrew_v1_gateway_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_gatecrew_v1_gateway_proto_goTypes = []any{
-	(*Reached)(nil),              // 0: gatecrew.v1.Reached
-	(*ListSessionsRequest)(nil),  // 1: gatecrew.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil), // 2: gatecrew.v1.ListSessionsResponse
-	(*SessionInfo)(nil),          // 3: gatecrew.v1.SessionInfo
-	(*StatusRequest)(nil),        // 4: gatecrew.v1.StatusRequest
-	(*StatusResponse)(nil),       // 5: gatecrew.v1.StatusResponse
-	(*ListenerStatus)(nil),       // 6: gatecrew.v1.ListenerStatus
-	(*LinkStatus)(nil),           // 7: gatecrew.v1.LinkStatus
-	nil,                          // 8: gatecrew.v1.StatusResponse.CountersEntry
-	(*SessionContext)(nil),       // 9: gatecrew.v1.SessionContext
-	(*Push)(nil),                 // 10: gatecrew.v1.Push
-	(*Bind)(nil),                 // 11: gatecrew.v1.Bind
-	(*SetAttributes)(nil),        // 12: gatecrew.v1.SetAttributes
-	(*Join)(nil),                 // 13: gatecrew.v1.Join
-	(*Leave)(nil),                // 14: gatecrew.v1.Leave
-	(*Kick)(nil),                 // 15: gatecrew.v1.Kick
+	(*Reached)(nil),                   // 0: gatecrew.v1.Reached
+	(*ListSessionsRequest)(nil),       // 1: gatecrew.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),      // 2: gatecrew.v1.ListSessionsResponse
+	(*SessionInfo)(nil),               // 3: gatecrew.v1.SessionInfo
+	(*ListDeadLettersRequest)(nil),    // 4: gatecrew.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),   // 5: gatecrew.v1.ListDeadLettersResponse
+	(*DeadLetter)(nil),                // 6: gatecrew.v1.DeadLetter
+	(*ReplayDeadLettersRequest)(nil),  // 7: gatecrew.v1.ReplayDeadLettersRequest
+	(*ReplayDeadLettersResponse)(nil), // 8: gatecrew.v1.ReplayDeadLettersResponse
+	(*ReplayedDeadLetter)(nil),        // 9: gatecrew.v1.ReplayedDeadLetter
+	(*StatusRequest)(nil),             // 10: gatecrew.v1.StatusRequest
+	(*StatusResponse)(nil),            // 11: gatecrew.v1.StatusResponse
+	(*ListenerStatus)(nil),            // 12: gatecrew.v1.ListenerStatus
+	(*LinkStatus)(nil),                // 13: gatecrew.v1.LinkStatus
+	nil,                               // 14: gatecrew.v1.StatusResponse.CountersEntry
+	(*SessionContext)(nil),            // 15: gatecrew.v1.SessionContext
+	(Kind)(0),                         // 16: gatecrew.v1.Kind
+	(*Push)(nil),                      // 17: gatecrew.v1.Push
+	(*Bind)(nil),                      // 18: gatecrew.v1.Bind
+	(*SetAttributes)(nil),             // 19: gatecrew.v1.SetAttributes
+	(*Join)(nil),                      // 20: gatecrew.v1.Join
+	(*Leave)(nil),                     // 21: gatecrew.v1.Leave
+	(*Kick)(nil),                      // 22: gatecrew.v1.Kick
 }
 var file_gatecrew_v1_gateway_proto_depIdxs = []int32{
 	3,  // 0: gatecrew.v1.ListSessionsResponse.sessions:type_name -> gatecrew.v1.SessionInfo
-	9,  // 1: gatecrew.v1.SessionInfo.context:type_name -> gatecrew.v1.SessionContext
-	6,  // 2: gatecrew.v1.StatusResponse.listeners:type_name -> gatecrew.v1.ListenerStatus
-	7,  // 3: gatecrew.v1.StatusResponse.links:type_name -> gatecrew.v1.LinkStatus
-	8,  // 4: gatecrew.v1.StatusResponse.counters:type_name -> gatecrew.v1.StatusResponse.CountersEntry
-	10, // 5: gatecrew.v1.Gateway.Push:input_type -> gatecrew.v1.Push
-	11, // 6: gatecrew.v1.Gateway.Bind:input_type -> gatecrew.v1.Bind
-	12, // 7: gatecrew.v1.Gateway.SetAttributes:input_type -> gatecrew.v1.SetAttributes
-	13, // 8: gatecrew.v1.Gateway.Join:input_type -> gatecrew.v1.Join
-	14, // 9: gatecrew.v1.Gateway.Leave:input_type -> gatecrew.v1.Leave
-	15, // 10: gatecrew.v1.Gateway.Kick:input_type -> gatecrew.v1.Kick
-	1,  // 11: gatecrew.v1.Gateway.ListSessions:input_type -> gatecrew.v1.ListSessionsRequest
-	4,  // 12: gatecrew.v1.Gateway.Status:input_type -> gatecrew.v1.StatusRequest
-	0,  // 13: gatecrew.v1.Gateway.Push:output_type -> gatecrew.v1.Reached
-	0,  // 14: gatecrew.v1.Gateway.Bind:output_type -> gatecrew.v1.Reached
-	0,  // 15: gatecrew.v1.Gateway.SetAttributes:output_type -> gatecrew.v1.Reached
-	0,  // 16: gatecrew.v1.Gateway.Join:output_type -> gatecrew.v1.Reached
-	0,  // 17: gatecrew.v1.Gateway.Leave:output_type -> gatecrew.v1.Reached
-	0,  // 18: gatecrew.v1.Gateway.Kick:output_type -> gatecrew.v1.Reached
-	2,  // 19: gatecrew.v1.Gateway.ListSessions:output_type -> gatecrew.v1.ListSessionsResponse
-	5,  // 20: gatecrew.v1.Gateway.Status:output_type -> gatecrew.v1.StatusResponse
-	13, // [13:21] is the sub-list for method output_type
-	5,  // [5:13] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	15, // 1: gatecrew.v1.SessionInfo.context:type_name -> gatecrew.v1.SessionContext
+	6,  // 2: gatecrew.v1.ListDeadLettersResponse.dead_letters:type_name -> gatecrew.v1.DeadLetter
+	16, // 3: gatecrew.v1.DeadLetter.kind:type_name -> gatecrew.v1.Kind
+	9,  // 4: gatecrew.v1.ReplayDeadLettersResponse.replayed:type_name -> gatecrew.v1.ReplayedDeadLetter
+	12, // 5: gatecrew.v1.StatusResponse.listeners:type_name -> gatecrew.v1.ListenerStatus
+	13, // 6: gatecrew.v1.StatusResponse.links:type_name -> gatecrew.v1.LinkStatus
+	14, // 7: gatecrew.v1.StatusResponse.counters:type_name -> gatecrew.v1.StatusResponse.CountersEntry
+	17, // 8: gatecrew.v1.Gateway.Push:input_type -> gatecrew.v1.Push
+	18, // 9: gatecrew.v1.Gateway.Bind:input_type -> gatecrew.v1.Bind
+	19, // 10: gatecrew.v1.Gateway.SetAttributes:input_type -> gatecrew.v1.SetAttributes
+	20, // 11: gatecrew.v1.Gateway.Join:input_type -> gatecrew.v1.Join
+	21, // 12: gatecrew.v1.Gateway.Leave:input_type -> gatecrew.v1.Leave
+	22, // 13: gatecrew.v1.Gateway.Kick:input_type -> gatecrew.v1.Kick
+	1,  // 14: gatecrew.v1.Gateway.ListSessions:input_type -> gatecrew.v1.ListSessionsRequest
+	4,  // 15: gatecrew.v1.Gateway.ListDeadLetters:input_type -> gatecrew.v1.ListDeadLettersRequest
+	7,  // 16: gatecrew.v1.Gateway.ReplayDeadLetters:input_type -> gatecrew.v1.ReplayDeadLettersRequest
+	10, // 17: gatecrew.v1.Gateway.Status:input_type -> gatecrew.v1.StatusRequest
+	0,  // 18: gatecrew.v1.Gateway.Push:output_type -> gatecrew.v1.Reached
+	0,  // 19: gatecrew.v1.Gateway.Bind:output_type -> gatecrew.v1.Reached
+	0,  // 20: gatecrew.v1.Gateway.SetAttributes:output_type -> gatecrew.v1.Reached
+	0,  // 21: gatecrew.v1.Gateway.Join:output_type -> gatecrew.v1.Reached
+	0,  // 22: gatecrew.v1.Gateway.Leave:output_type -> gatecrew.v1.Reached
+	0,  // 23: gatecrew.v1.Gateway.Kick:output_type -> gatecrew.v1.Reached
+	2,  // 24: gatecrew.v1.Gateway.ListSessions:output_type -> gatecrew.v1.ListSessionsResponse
+	5,  // 25: gatecrew.v1.Gateway.ListDeadLetters:output_type -> gatecrew.v1.ListDeadLettersResponse
+	8,  // 26: gatecrew.v1.Gateway.ReplayDeadLetters:output_type -> gatecrew.v1.ReplayDeadLettersResponse
+	11, // 27: gatecrew.v1.Gateway.Status:output_type -> gatecrew.v1.StatusResponse
+	18, // [18:28] is the sub-list for method output_type
+	8,  // [8:18] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_gatecrew_v1_gateway_proto_init() }
@@ -713,7 +1182,7 @@ func file_gatecrew_v1_gateway_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatecrew_v1_gateway_proto_rawDesc), len(file_gatecrew_v1_gateway_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

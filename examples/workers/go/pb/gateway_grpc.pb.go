@@ -21,14 +21,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Gateway_Push_FullMethodName          = "/gatecrew.v1.Gateway/Push"
-	Gateway_Bind_FullMethodName          = "/gatecrew.v1.Gateway/Bind"
-	Gateway_SetAttributes_FullMethodName = "/gatecrew.v1.Gateway/SetAttributes"
-	Gateway_Join_FullMethodName          = "/gatecrew.v1.Gateway/Join"
-	Gateway_Leave_FullMethodName         = "/gatecrew.v1.Gateway/Leave"
-	Gateway_Kick_FullMethodName          = "/gatecrew.v1.Gateway/Kick"
-	Gateway_ListSessions_FullMethodName  = "/gatecrew.v1.Gateway/ListSessions"
-	Gateway_Status_FullMethodName        = "/gatecrew.v1.Gateway/Status"
+	Gateway_Push_FullMethodName              = "/gatecrew.v1.Gateway/Push"
+	Gateway_Bind_FullMethodName              = "/gatecrew.v1.Gateway/Bind"
+	Gateway_SetAttributes_FullMethodName     = "/gatecrew.v1.Gateway/SetAttributes"
+	Gateway_Join_FullMethodName              = "/gatecrew.v1.Gateway/Join"
+	Gateway_Leave_FullMethodName             = "/gatecrew.v1.Gateway/Leave"
+	Gateway_Kick_FullMethodName              = "/gatecrew.v1.Gateway/Kick"
+	Gateway_ListSessions_FullMethodName      = "/gatecrew.v1.Gateway/ListSessions"
+	Gateway_ListDeadLetters_FullMethodName   = "/gatecrew.v1.Gateway/ListDeadLetters"
+	Gateway_ReplayDeadLetters_FullMethodName = "/gatecrew.v1.Gateway/ReplayDeadLetters"
+	Gateway_Status_FullMethodName            = "/gatecrew.v1.Gateway/Status"
 )
 
 // GatewayClient is the client API for Gateway service.
@@ -44,6 +46,9 @@ type GatewayClient interface {
 	Leave(ctx context.Context, in *Leave, opts ...grpc.CallOption) (*Reached, error)
 	Kick(ctx context.Context, in *Kick, opts ...grpc.CallOption) (*Reached, error)
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
+	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error)
+	// Lets quarantined packets go to a worker once more, and forgets that they were quarantined.
+	ReplayDeadLetters(ctx context.Context, in *ReplayDeadLettersRequest, opts ...grpc.CallOption) (*ReplayDeadLettersResponse, error)
 	// Of the called gateway only.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 }
@@ -126,6 +131,26 @@ func (c *gatewayClient) ListSessions(ctx context.Context, in *ListSessionsReques
 	return out, nil
 }
 
+func (c *gatewayClient) ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDeadLettersResponse)
+	err := c.cc.Invoke(ctx, Gateway_ListDeadLetters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *gatewayClient) ReplayDeadLetters(ctx context.Context, in *ReplayDeadLettersRequest, opts ...grpc.CallOption) (*ReplayDeadLettersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplayDeadLettersResponse)
+	err := c.cc.Invoke(ctx, Gateway_ReplayDeadLetters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *gatewayClient) Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StatusResponse)
@@ -149,6 +174,9 @@ type GatewayServer interface {
 	Leave(context.Context, *Leave) (*Reached, error)
 	Kick(context.Context, *Kick) (*Reached, error)
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
+	ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error)
+	// Lets quarantined packets go to a worker once more, and forgets that they were quarantined.
+	ReplayDeadLetters(context.Context, *ReplayDeadLettersRequest) (*ReplayDeadLettersResponse, error)
 	// Of the called gateway only.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	mustEmbedUnimplementedGatewayServer()
@@ -181,6 +209,12 @@ func (UnimplementedGatewayServer) Kick(context.Context, *Kick) (*Reached, error)
 }
 func (UnimplementedGatewayServer) ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSessions not implemented")
+}
+func (UnimplementedGatewayServer) ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListDeadLetters not implemented")
+}
+func (UnimplementedGatewayServer) ReplayDeadLetters(context.Context, *ReplayDeadLettersRequest) (*ReplayDeadLettersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReplayDeadLetters not implemented")
 }
 func (UnimplementedGatewayServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
@@ -332,6 +366,42 @@ func _Gateway_ListSessions_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Gateway_ListDeadLetters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListDeadLettersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GatewayServer).ListDeadLetters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Gateway_ListDeadLetters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GatewayServer).ListDeadLetters(ctx, req.(*ListDeadLettersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Gateway_ReplayDeadLetters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplayDeadLettersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GatewayServer).ReplayDeadLetters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Gateway_ReplayDeadLetters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GatewayServer).ReplayDeadLetters(ctx, req.(*ReplayDeadLettersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Gateway_Status_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StatusRequest)
 	if err := dec(in); err != nil {
@@ -384,6 +454,14 @@ var Gateway_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListSessions",
 			Handler:    _Gateway_ListSessions_Handler,
+		},
+		{
+			MethodName: "ListDeadLetters",
+			Handler:    _Gateway_ListDeadLetters_Handler,
+		},
+		{
+			MethodName: "ReplayDeadLetters",
+			Handler:    _Gateway_ReplayDeadLetters_Handler,
 		},
 		{
 			MethodName: "Status",

@@ -86,8 +86,16 @@ type GatewayMessage struct {
 	Requests          []*Request             `protobuf:"bytes,4,rep,name=requests,proto3" json:"requests,omitempty"`
 	ForgottenSessions []uint64               `protobuf:"varint,5,rep,packed,name=forgotten_sessions,json=forgottenSessions,proto3" json:"forgotten_sessions,omitempty"` // gone: drop their context
 	PushResults       []*PushResult          `protobuf:"bytes,6,rep,name=push_results,json=pushResults,proto3" json:"push_results,omitempty"`                           // answers to pushes that asked for a receipt
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Nobody waits for these any more: past their deadline, or their client has gone. Stop the handler if you can, let the
+	// session's next request begin, and still reply: the reply is dropped, and frees the slot.
+	CancelledRequests []uint64 `protobuf:"varint,7,rep,packed,name=cancelled_requests,json=cancelledRequests,proto3" json:"cancelled_requests,omitempty"`
+	// When this message was written, in milliseconds of a clock of the gateway's that never jumps. The least difference to
+	// your own clock that you have seen is the offset; what a message comes later than that, it lay unread, and its
+	// requests have so much less time left than `remaining_ms`.
+	SentMs        uint64         `protobuf:"varint,8,opt,name=sent_ms,json=sentMs,proto3" json:"sent_ms,omitempty"`
+	QueryResults  []*QueryResult `protobuf:"bytes,9,rep,name=query_results,json=queryResults,proto3" json:"query_results,omitempty"` // answers to queries
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GatewayMessage) Reset() {
@@ -158,6 +166,27 @@ func (x *GatewayMessage) GetForgottenSessions() []uint64 {
 func (x *GatewayMessage) GetPushResults() []*PushResult {
 	if x != nil {
 		return x.PushResults
+	}
+	return nil
+}
+
+func (x *GatewayMessage) GetCancelledRequests() []uint64 {
+	if x != nil {
+		return x.CancelledRequests
+	}
+	return nil
+}
+
+func (x *GatewayMessage) GetSentMs() uint64 {
+	if x != nil {
+		return x.SentMs
+	}
+	return 0
+}
+
+func (x *GatewayMessage) GetQueryResults() []*QueryResult {
+	if x != nil {
+		return x.QueryResults
 	}
 	return nil
 }
@@ -317,6 +346,9 @@ type WorkerHello struct {
 	SessionEvents bool                   `protobuf:"varint,5,opt,name=session_events,json=sessionEvents,proto3" json:"session_events,omitempty"` // also send requests of KIND_OPEN and KIND_CLOSE
 	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`                                   // of the worker's own program, for people
 	NoCommands    bool                   `protobuf:"varint,7,opt,name=no_commands,json=noCommands,proto3" json:"no_commands,omitempty"`          // it only pushes, or only hears of sessions
+	// How many handlers can run at once: its threads, or 1 if it does one thing at a time; 0: not known, or no limit. The
+	// gateway keeps little more than that with the worker while the handlers are slow, and the rest for whoever is free.
+	Concurrency   uint32 `protobuf:"varint,8,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +430,13 @@ func (x *WorkerHello) GetNoCommands() bool {
 		return x.NoCommands
 	}
 	return false
+}
+
+func (x *WorkerHello) GetConcurrency() uint32 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
 }
 
 type Heartbeat struct {
@@ -725,6 +764,7 @@ type Action struct {
 	//	*Action_Join
 	//	*Action_Leave
 	//	*Action_Kick
+	//	*Action_Query
 	Action isAction_Action `protobuf_oneof:"action"`
 	// How many of this message's replies go before it.
 	AfterReplies  uint32 `protobuf:"varint,15,opt,name=after_replies,json=afterReplies,proto3" json:"after_replies,omitempty"`
@@ -823,6 +863,15 @@ func (x *Action) GetKick() *Kick {
 	return nil
 }
 
+func (x *Action) GetQuery() *Query {
+	if x != nil {
+		if x, ok := x.Action.(*Action_Query); ok {
+			return x.Query
+		}
+	}
+	return nil
+}
+
 func (x *Action) GetAfterReplies() uint32 {
 	if x != nil {
 		return x.AfterReplies
@@ -858,6 +907,10 @@ type Action_Kick struct {
 	Kick *Kick `protobuf:"bytes,6,opt,name=kick,proto3,oneof"`
 }
 
+type Action_Query struct {
+	Query *Query `protobuf:"bytes,7,opt,name=query,proto3,oneof"`
+}
+
 func (*Action_Push) isAction_Action() {}
 
 func (*Action_Bind) isAction_Action() {}
@@ -869,6 +922,8 @@ func (*Action_Join) isAction_Action() {}
 func (*Action_Leave) isAction_Action() {}
 
 func (*Action_Kick) isAction_Action() {}
+
+func (*Action_Query) isAction_Action() {}
 
 type Push struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1068,6 +1123,249 @@ func (x *PushResult) GetDelivered() uint32 {
 	return 0
 }
 
+// Who is connected to this gateway; answered by a QueryResult with the same receipt.
+type Query struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Target:
+	//
+	//	*Query_Session
+	//	*Query_User
+	//	*Query_Group
+	//	*Query_Everyone
+	Target        isQuery_Target `protobuf_oneof:"target"`
+	Receipt       uint64         `protobuf:"varint,5,opt,name=receipt,proto3" json:"receipt,omitempty"` // not 0
+	Limit         uint32         `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`     // name so many sessions at most; 0: only count them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Query) Reset() {
+	*x = Query{}
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Query) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Query) ProtoMessage() {}
+
+func (x *Query) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Query.ProtoReflect.Descriptor instead.
+func (*Query) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Query) GetTarget() isQuery_Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Query) GetSession() uint64 {
+	if x != nil {
+		if x, ok := x.Target.(*Query_Session); ok {
+			return x.Session
+		}
+	}
+	return 0
+}
+
+func (x *Query) GetUser() string {
+	if x != nil {
+		if x, ok := x.Target.(*Query_User); ok {
+			return x.User
+		}
+	}
+	return ""
+}
+
+func (x *Query) GetGroup() string {
+	if x != nil {
+		if x, ok := x.Target.(*Query_Group); ok {
+			return x.Group
+		}
+	}
+	return ""
+}
+
+func (x *Query) GetEveryone() bool {
+	if x != nil {
+		if x, ok := x.Target.(*Query_Everyone); ok {
+			return x.Everyone
+		}
+	}
+	return false
+}
+
+func (x *Query) GetReceipt() uint64 {
+	if x != nil {
+		return x.Receipt
+	}
+	return 0
+}
+
+func (x *Query) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type isQuery_Target interface {
+	isQuery_Target()
+}
+
+type Query_Session struct {
+	Session uint64 `protobuf:"varint,1,opt,name=session,proto3,oneof"`
+}
+
+type Query_User struct {
+	User string `protobuf:"bytes,2,opt,name=user,proto3,oneof"`
+}
+
+type Query_Group struct {
+	Group string `protobuf:"bytes,3,opt,name=group,proto3,oneof"`
+}
+
+type Query_Everyone struct {
+	Everyone bool `protobuf:"varint,4,opt,name=everyone,proto3,oneof"`
+}
+
+func (*Query_Session) isQuery_Target() {}
+
+func (*Query_User) isQuery_Target() {}
+
+func (*Query_Group) isQuery_Target() {}
+
+func (*Query_Everyone) isQuery_Target() {}
+
+type QueryResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Receipt       uint64                 `protobuf:"varint,1,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	Sessions      uint64                 `protobuf:"varint,2,opt,name=sessions,proto3" json:"sessions,omitempty"` // how many match
+	Names         []*SessionName         `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`        // of those, up to the query's limit
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryResult) Reset() {
+	*x = QueryResult{}
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryResult) ProtoMessage() {}
+
+func (x *QueryResult) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryResult.ProtoReflect.Descriptor instead.
+func (*QueryResult) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *QueryResult) GetReceipt() uint64 {
+	if x != nil {
+		return x.Receipt
+	}
+	return 0
+}
+
+func (x *QueryResult) GetSessions() uint64 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+func (x *QueryResult) GetNames() []*SessionName {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+type SessionName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	User          string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionName) Reset() {
+	*x = SessionName{}
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionName) ProtoMessage() {}
+
+func (x *SessionName) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionName.ProtoReflect.Descriptor instead.
+func (*SessionName) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SessionName) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *SessionName) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
 type Bind struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
@@ -1078,7 +1376,7 @@ type Bind struct {
 
 func (x *Bind) Reset() {
 	*x = Bind{}
-	mi := &file_gatecrew_v1_worker_proto_msgTypes[11]
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1388,7 @@ func (x *Bind) String() string {
 func (*Bind) ProtoMessage() {}
 
 func (x *Bind) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_worker_proto_msgTypes[11]
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1401,7 @@ func (x *Bind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bind.ProtoReflect.Descriptor instead.
 func (*Bind) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{11}
+	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Bind) GetSession() uint64 {
@@ -1130,7 +1428,7 @@ type SetAttributes struct {
 
 func (x *SetAttributes) Reset() {
 	*x = SetAttributes{}
-	mi := &file_gatecrew_v1_worker_proto_msgTypes[12]
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1440,7 @@ func (x *SetAttributes) String() string {
 func (*SetAttributes) ProtoMessage() {}
 
 func (x *SetAttributes) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_worker_proto_msgTypes[12]
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1453,7 @@ func (x *SetAttributes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAttributes.ProtoReflect.Descriptor instead.
 func (*SetAttributes) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{12}
+	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetAttributes) GetSession() uint64 {
@@ -1182,7 +1480,7 @@ type Join struct {
 
 func (x *Join) Reset() {
 	*x = Join{}
-	mi := &file_gatecrew_v1_worker_proto_msgTypes[13]
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1492,7 @@ func (x *Join) String() string {
 func (*Join) ProtoMessage() {}
 
 func (x *Join) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_worker_proto_msgTypes[13]
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1505,7 @@ func (x *Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Join.ProtoReflect.Descriptor instead.
 func (*Join) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{13}
+	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Join) GetSession() uint64 {
@@ -1234,7 +1532,7 @@ type Leave struct {
 
 func (x *Leave) Reset() {
 	*x = Leave{}
-	mi := &file_gatecrew_v1_worker_proto_msgTypes[14]
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1544,7 @@ func (x *Leave) String() string {
 func (*Leave) ProtoMessage() {}
 
 func (x *Leave) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_worker_proto_msgTypes[14]
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1557,7 @@ func (x *Leave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leave.ProtoReflect.Descriptor instead.
 func (*Leave) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{14}
+	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Leave) GetSession() uint64 {
@@ -1292,7 +1590,7 @@ type Kick struct {
 
 func (x *Kick) Reset() {
 	*x = Kick{}
-	mi := &file_gatecrew_v1_worker_proto_msgTypes[15]
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1602,7 @@ func (x *Kick) String() string {
 func (*Kick) ProtoMessage() {}
 
 func (x *Kick) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_worker_proto_msgTypes[15]
+	mi := &file_gatecrew_v1_worker_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1615,7 @@ func (x *Kick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kick.ProtoReflect.Descriptor instead.
 func (*Kick) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{15}
+	return file_gatecrew_v1_worker_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Kick) GetTarget() isKick_Target {
@@ -1379,14 +1677,17 @@ var File_gatecrew_v1_worker_proto protoreflect.FileDescriptor
 
 const file_gatecrew_v1_worker_proto_rawDesc = "" +
 	"\n" +
-	"\x18gatecrew/v1/worker.proto\x12\vgatecrew.v1\"\xcd\x02\n" +
+	"\x18gatecrew/v1/worker.proto\x12\vgatecrew.v1\"\xd4\x03\n" +
 	"\x0eGatewayMessage\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.gatecrew.v1.GatewayHelloR\x05hello\x124\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x16.gatecrew.v1.HeartbeatR\theartbeat\x127\n" +
 	"\bsessions\x18\x03 \x03(\v2\x1b.gatecrew.v1.SessionContextR\bsessions\x120\n" +
 	"\brequests\x18\x04 \x03(\v2\x14.gatecrew.v1.RequestR\brequests\x12-\n" +
 	"\x12forgotten_sessions\x18\x05 \x03(\x04R\x11forgottenSessions\x12:\n" +
-	"\fpush_results\x18\x06 \x03(\v2\x17.gatecrew.v1.PushResultR\vpushResults\"\x97\x01\n" +
+	"\fpush_results\x18\x06 \x03(\v2\x17.gatecrew.v1.PushResultR\vpushResults\x12-\n" +
+	"\x12cancelled_requests\x18\a \x03(\x04R\x11cancelledRequests\x12\x17\n" +
+	"\asent_ms\x18\b \x01(\x04R\x06sentMs\x12=\n" +
+	"\rquery_results\x18\t \x03(\v2\x18.gatecrew.v1.QueryResultR\fqueryResults\"\x97\x01\n" +
 	"\fGatewayHello\x12\x1d\n" +
 	"\n" +
 	"gateway_id\x18\x01 \x01(\tR\tgatewayId\x12\x18\n" +
@@ -1398,7 +1699,7 @@ const file_gatecrew_v1_worker_proto_rawDesc = "" +
 	"\theartbeat\x18\x02 \x01(\v2\x16.gatecrew.v1.HeartbeatR\theartbeat\x12,\n" +
 	"\areplies\x18\x03 \x03(\v2\x12.gatecrew.v1.ReplyR\areplies\x12-\n" +
 	"\aactions\x18\x04 \x03(\v2\x13.gatecrew.v1.ActionR\aactions\x12\x1a\n" +
-	"\bdraining\x18\x05 \x01(\bR\bdraining\"\xeb\x01\n" +
+	"\bdraining\x18\x05 \x01(\bR\bdraining\"\x8d\x02\n" +
 	"\vWorkerHello\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x1a\n" +
@@ -1407,7 +1708,8 @@ const file_gatecrew_v1_worker_proto_rawDesc = "" +
 	"\x0esession_events\x18\x05 \x01(\bR\rsessionEvents\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12\x1f\n" +
 	"\vno_commands\x18\a \x01(\bR\n" +
-	"noCommands\"]\n" +
+	"noCommands\x12 \n" +
+	"\vconcurrency\x18\b \x01(\rR\vconcurrency\"]\n" +
 	"\tHeartbeat\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x1b\n" +
 	"\tin_flight\x18\x02 \x01(\rR\binFlight\x12\x1b\n" +
@@ -1438,14 +1740,15 @@ const file_gatecrew_v1_worker_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcc\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf8\x02\n" +
 	"\x06Action\x12'\n" +
 	"\x04push\x18\x01 \x01(\v2\x11.gatecrew.v1.PushH\x00R\x04push\x12'\n" +
 	"\x04bind\x18\x02 \x01(\v2\x11.gatecrew.v1.BindH\x00R\x04bind\x12C\n" +
 	"\x0eset_attributes\x18\x03 \x01(\v2\x1a.gatecrew.v1.SetAttributesH\x00R\rsetAttributes\x12'\n" +
 	"\x04join\x18\x04 \x01(\v2\x11.gatecrew.v1.JoinH\x00R\x04join\x12*\n" +
 	"\x05leave\x18\x05 \x01(\v2\x12.gatecrew.v1.LeaveH\x00R\x05leave\x12'\n" +
-	"\x04kick\x18\x06 \x01(\v2\x11.gatecrew.v1.KickH\x00R\x04kick\x12#\n" +
+	"\x04kick\x18\x06 \x01(\v2\x11.gatecrew.v1.KickH\x00R\x04kick\x12*\n" +
+	"\x05query\x18\a \x01(\v2\x12.gatecrew.v1.QueryH\x00R\x05query\x12#\n" +
 	"\rafter_replies\x18\x0f \x01(\rR\fafterRepliesB\b\n" +
 	"\x06action\"\xe7\x01\n" +
 	"\x04Push\x12\x1a\n" +
@@ -1461,7 +1764,22 @@ const file_gatecrew_v1_worker_proto_rawDesc = "" +
 	"\n" +
 	"PushResult\x12\x18\n" +
 	"\areceipt\x18\x01 \x01(\x04R\areceipt\x12\x1c\n" +
-	"\tdelivered\x18\x02 \x01(\rR\tdelivered\"4\n" +
+	"\tdelivered\x18\x02 \x01(\rR\tdelivered\"\xa9\x01\n" +
+	"\x05Query\x12\x1a\n" +
+	"\asession\x18\x01 \x01(\x04H\x00R\asession\x12\x14\n" +
+	"\x04user\x18\x02 \x01(\tH\x00R\x04user\x12\x16\n" +
+	"\x05group\x18\x03 \x01(\tH\x00R\x05group\x12\x1c\n" +
+	"\beveryone\x18\x04 \x01(\bH\x00R\beveryone\x12\x18\n" +
+	"\areceipt\x18\x05 \x01(\x04R\areceipt\x12\x14\n" +
+	"\x05limit\x18\x06 \x01(\rR\x05limitB\b\n" +
+	"\x06target\"s\n" +
+	"\vQueryResult\x12\x18\n" +
+	"\areceipt\x18\x01 \x01(\x04R\areceipt\x12\x1a\n" +
+	"\bsessions\x18\x02 \x01(\x04R\bsessions\x12.\n" +
+	"\x05names\x18\x03 \x03(\v2\x18.gatecrew.v1.SessionNameR\x05names\";\n" +
+	"\vSessionName\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\"4\n" +
 	"\x04Bind\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\"\xb4\x01\n" +
@@ -1509,7 +1827,7 @@ func file_gatecrew_v1_worker_proto_rawDescGZIP() []byte {
 }
 
 var file_gatecrew_v1_worker_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_gatecrew_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_gatecrew_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_gatecrew_v1_worker_proto_goTypes = []any{
 	(Kind)(0),              // 0: gatecrew.v1.Kind
 	(*GatewayMessage)(nil), // 1: gatecrew.v1.GatewayMessage
@@ -1523,13 +1841,16 @@ var file_gatecrew_v1_worker_proto_goTypes = []any{
 	(*Action)(nil),         // 9: gatecrew.v1.Action
 	(*Push)(nil),           // 10: gatecrew.v1.Push
 	(*PushResult)(nil),     // 11: gatecrew.v1.PushResult
-	(*Bind)(nil),           // 12: gatecrew.v1.Bind
-	(*SetAttributes)(nil),  // 13: gatecrew.v1.SetAttributes
-	(*Join)(nil),           // 14: gatecrew.v1.Join
-	(*Leave)(nil),          // 15: gatecrew.v1.Leave
-	(*Kick)(nil),           // 16: gatecrew.v1.Kick
-	nil,                    // 17: gatecrew.v1.SessionContext.AttributesEntry
-	nil,                    // 18: gatecrew.v1.SetAttributes.AttributesEntry
+	(*Query)(nil),          // 12: gatecrew.v1.Query
+	(*QueryResult)(nil),    // 13: gatecrew.v1.QueryResult
+	(*SessionName)(nil),    // 14: gatecrew.v1.SessionName
+	(*Bind)(nil),           // 15: gatecrew.v1.Bind
+	(*SetAttributes)(nil),  // 16: gatecrew.v1.SetAttributes
+	(*Join)(nil),           // 17: gatecrew.v1.Join
+	(*Leave)(nil),          // 18: gatecrew.v1.Leave
+	(*Kick)(nil),           // 19: gatecrew.v1.Kick
+	nil,                    // 20: gatecrew.v1.SessionContext.AttributesEntry
+	nil,                    // 21: gatecrew.v1.SetAttributes.AttributesEntry
 }
 var file_gatecrew_v1_worker_proto_depIdxs = []int32{
 	2,  // 0: gatecrew.v1.GatewayMessage.hello:type_name -> gatecrew.v1.GatewayHello
@@ -1537,29 +1858,32 @@ var file_gatecrew_v1_worker_proto_depIdxs = []int32{
 	8,  // 2: gatecrew.v1.GatewayMessage.sessions:type_name -> gatecrew.v1.SessionContext
 	6,  // 3: gatecrew.v1.GatewayMessage.requests:type_name -> gatecrew.v1.Request
 	11, // 4: gatecrew.v1.GatewayMessage.push_results:type_name -> gatecrew.v1.PushResult
-	4,  // 5: gatecrew.v1.WorkerMessage.hello:type_name -> gatecrew.v1.WorkerHello
-	5,  // 6: gatecrew.v1.WorkerMessage.heartbeat:type_name -> gatecrew.v1.Heartbeat
-	7,  // 7: gatecrew.v1.WorkerMessage.replies:type_name -> gatecrew.v1.Reply
-	9,  // 8: gatecrew.v1.WorkerMessage.actions:type_name -> gatecrew.v1.Action
-	0,  // 9: gatecrew.v1.Request.kind:type_name -> gatecrew.v1.Kind
-	8,  // 10: gatecrew.v1.Request.context:type_name -> gatecrew.v1.SessionContext
-	17, // 11: gatecrew.v1.SessionContext.attributes:type_name -> gatecrew.v1.SessionContext.AttributesEntry
-	10, // 12: gatecrew.v1.Action.push:type_name -> gatecrew.v1.Push
-	12, // 13: gatecrew.v1.Action.bind:type_name -> gatecrew.v1.Bind
-	13, // 14: gatecrew.v1.Action.set_attributes:type_name -> gatecrew.v1.SetAttributes
-	14, // 15: gatecrew.v1.Action.join:type_name -> gatecrew.v1.Join
-	15, // 16: gatecrew.v1.Action.leave:type_name -> gatecrew.v1.Leave
-	16, // 17: gatecrew.v1.Action.kick:type_name -> gatecrew.v1.Kick
-	18, // 18: gatecrew.v1.SetAttributes.attributes:type_name -> gatecrew.v1.SetAttributes.AttributesEntry
-	1,  // 19: gatecrew.v1.LogicWorker.Link:input_type -> gatecrew.v1.GatewayMessage
-	6,  // 20: gatecrew.v1.LogicWorker.Handle:input_type -> gatecrew.v1.Request
-	3,  // 21: gatecrew.v1.LogicWorker.Link:output_type -> gatecrew.v1.WorkerMessage
-	7,  // 22: gatecrew.v1.LogicWorker.Handle:output_type -> gatecrew.v1.Reply
-	21, // [21:23] is the sub-list for method output_type
-	19, // [19:21] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	13, // 5: gatecrew.v1.GatewayMessage.query_results:type_name -> gatecrew.v1.QueryResult
+	4,  // 6: gatecrew.v1.WorkerMessage.hello:type_name -> gatecrew.v1.WorkerHello
+	5,  // 7: gatecrew.v1.WorkerMessage.heartbeat:type_name -> gatecrew.v1.Heartbeat
+	7,  // 8: gatecrew.v1.WorkerMessage.replies:type_name -> gatecrew.v1.Reply
+	9,  // 9: gatecrew.v1.WorkerMessage.actions:type_name -> gatecrew.v1.Action
+	0,  // 10: gatecrew.v1.Request.kind:type_name -> gatecrew.v1.Kind
+	8,  // 11: gatecrew.v1.Request.context:type_name -> gatecrew.v1.SessionContext
+	20, // 12: gatecrew.v1.SessionContext.attributes:type_name -> gatecrew.v1.SessionContext.AttributesEntry
+	10, // 13: gatecrew.v1.Action.push:type_name -> gatecrew.v1.Push
+	15, // 14: gatecrew.v1.Action.bind:type_name -> gatecrew.v1.Bind
+	16, // 15: gatecrew.v1.Action.set_attributes:type_name -> gatecrew.v1.SetAttributes
+	17, // 16: gatecrew.v1.Action.join:type_name -> gatecrew.v1.Join
+	18, // 17: gatecrew.v1.Action.leave:type_name -> gatecrew.v1.Leave
+	19, // 18: gatecrew.v1.Action.kick:type_name -> gatecrew.v1.Kick
+	12, // 19: gatecrew.v1.Action.query:type_name -> gatecrew.v1.Query
+	14, // 20: gatecrew.v1.QueryResult.names:type_name -> gatecrew.v1.SessionName
+	21, // 21: gatecrew.v1.SetAttributes.attributes:type_name -> gatecrew.v1.SetAttributes.AttributesEntry
+	1,  // 22: gatecrew.v1.LogicWorker.Link:input_type -> gatecrew.v1.GatewayMessage
+	6,  // 23: gatecrew.v1.LogicWorker.Handle:input_type -> gatecrew.v1.Request
+	3,  // 24: gatecrew.v1.LogicWorker.Link:output_type -> gatecrew.v1.WorkerMessage
+	7,  // 25: gatecrew.v1.LogicWorker.Handle:output_type -> gatecrew.v1.Reply
+	24, // [24:26] is the sub-list for method output_type
+	22, // [22:24] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_gatecrew_v1_worker_proto_init() }
@@ -1574,6 +1898,7 @@ func file_gatecrew_v1_worker_proto_init() {
 		(*Action_Join)(nil),
 		(*Action_Leave)(nil),
 		(*Action_Kick)(nil),
+		(*Action_Query)(nil),
 	}
 	file_gatecrew_v1_worker_proto_msgTypes[9].OneofWrappers = []any{
 		(*Push_Session)(nil),
@@ -1581,7 +1906,13 @@ func file_gatecrew_v1_worker_proto_init() {
 		(*Push_Group)(nil),
 		(*Push_Everyone)(nil),
 	}
-	file_gatecrew_v1_worker_proto_msgTypes[15].OneofWrappers = []any{
+	file_gatecrew_v1_worker_proto_msgTypes[11].OneofWrappers = []any{
+		(*Query_Session)(nil),
+		(*Query_User)(nil),
+		(*Query_Group)(nil),
+		(*Query_Everyone)(nil),
+	}
+	file_gatecrew_v1_worker_proto_msgTypes[18].OneofWrappers = []any{
 		(*Kick_Session)(nil),
 		(*Kick_User)(nil),
 	}
@@ -1591,7 +1922,7 @@ func file_gatecrew_v1_worker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatecrew_v1_worker_proto_rawDesc), len(file_gatecrew_v1_worker_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
