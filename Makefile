@@ -4,7 +4,7 @@ BIN := .venv/bin
 BUF := .tools/buf/node_modules/.bin/buf
 AGAINST ?= HEAD
 
-.PHONY: install run test lint types proto buf workers bench
+.PHONY: install run check test test-slow lint types proto buf workers bench
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml
@@ -16,8 +16,12 @@ install: .venv/.installed
 run: install
 	@echo "Talk to it from another terminal: .venv/bin/python -m examples.chat.client 127.0.0.1:7000"
 	@$(BIN)/gatecrew up examples.chat.worker:worker --workers 3 --listen 127.0.0.1:7000
+check: lint types
+	$(BIN)/pytest -q -m quick
 test: lint types
 	$(BIN)/pytest
+test-slow: install
+	$(BIN)/pytest -m slow
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -12,6 +12,8 @@ import pytest
 from gatecrew_cli import console as console_module
 from gatecrew_cli.console import MOST_WAITING, Console
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(autouse=True)
 def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:

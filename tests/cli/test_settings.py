@@ -8,6 +8,8 @@ from gatecrew_cli.errors import UserError
 from gatecrew_cli.settings import load
 from gatecrew_gateway.config import GatewayConfig, ListenerConfig
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:

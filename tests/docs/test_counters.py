@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from gatecrew_gateway.counters import Counters
+
+pytestmark = pytest.mark.quick
 
 PAGE = Path(__file__).parents[2] / "docs" / "counters.md"
 

@@ -25,6 +25,8 @@ from gatecrew_gateway.codec import (
 )
 from gatecrew_gateway.config import MAX_PACKET, PACKET_OVERHEAD
 
+pytestmark = pytest.mark.quick
+
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors" / "wire.json").read_text("utf-8"))[
     "vectors"
 ]

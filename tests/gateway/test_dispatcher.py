@@ -10,6 +10,8 @@ from gatecrew_gateway.routing.link import REST_S
 from gatecrew_gateway.routing.pool import FULL_BATCH, LINGER_S, WORTH_A_BATCH
 from gateway.crew import Crew
 
+pytestmark = pytest.mark.quick
+
 
 def routes(**options: object) -> GatewayConfig:
     return GatewayConfig(routes=(RouteConfig(commands="1", **options),))  # type: ignore[arg-type]

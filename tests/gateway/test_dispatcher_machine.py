@@ -12,6 +12,8 @@ from gatecrew_gateway.routing.link import LinkState
 from gatecrew_gateway.routing.pool import LINGER_S
 from gateway.crew import Client, Crew, Worker
 
+pytestmark = pytest.mark.quick
+
 SESSION, STRICT, FREE, ONCE, OTHER = range(1, 6)  # commands
 IN_ORDER = (SESSION, STRICT, ONCE)  # they share a session's lane
 CONFIG = GatewayConfig(

@@ -12,6 +12,8 @@ from gatecrew_worker.links import Links
 
 from .gateway_end import GatewayEnd, linked
 
+pytestmark = pytest.mark.quick
+
 
 def made(request_id: int = 1, session: int = 1, attempt: int = 0) -> Request:
     wire = worker_pb2.Request(id=request_id, session=session, attempt=attempt)

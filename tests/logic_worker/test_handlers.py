@@ -12,6 +12,8 @@ from gatecrew_worker import Request, Session, Status, StatusError, Worker
 
 from .gateway_end import GatewayEnd, linked
 
+pytestmark = pytest.mark.quick
+
 MAX_BODY = (1 << 20) - 8
 
 

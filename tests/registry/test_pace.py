@@ -1,6 +1,10 @@
 """The index of blocking queries and how often they may be repeated. Time is an argument here."""
 
+import pytest
+
 from gatecrew_registry.pace import MAX_BACKOFF_S, Pace, backoff_s, next_index
+
+pytestmark = pytest.mark.quick
 
 
 def test_next_index() -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from gatecrew_registry import RegistryError, RegistrySettings
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("environment", "url"),

@@ -22,6 +22,8 @@ from survival.history import (
     violations,
 )
 
+pytestmark = pytest.mark.quick
+
 
 def sent(seq: int, session: str = "a", at: float | None = None, command: int = 1, oneway: bool = False) -> Sent:
     when = float(seq) if at is None else at
