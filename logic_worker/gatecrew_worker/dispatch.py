@@ -162,7 +162,7 @@ class Dispatcher:
                     self._answer(request, body)
                 else:
                     reply(wire.id, body)
-            except (KeyboardInterrupt, SystemExit):
+            except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 self._fail(request, error)
@@ -220,7 +220,7 @@ class Dispatcher:
         except StopIteration as stop:
             del self.open[request]
             self._answer(request, stop.value)
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             raise
         except BaseException as error:
             del self.open[request]
@@ -302,14 +302,16 @@ class Dispatcher:
             self.outlet.reply(wire.id, body)
 
     def _fail(self, request: Request, error: BaseException) -> None:
-        """Send what a handler's exception says to the client: nothing, unless it is a StatusError."""
+        """Send what a handler's exception says to the client: where to look, unless it is a StatusError. One that calls
+        `sys.exit` has failed like any other: ending the worker would take everybody's requests with it.
+        """
         if isinstance(error, StatusError):
             message = error.message.encode("utf-8", "replace").decode()  # a lone surrogate is no UTF-8
             self.outlet.refuse(request._wire.id, error.status, message[:MAX_MESSAGE])
         else:
             self._counters.failed += 1
             self._shared.log.error("%r: handler failed", request, error)
-            self.outlet.refuse(request._wire.id, Status.INTERNAL, "internal error")
+            self.outlet.refuse(request._wire.id, Status.INTERNAL, f"internal error, request {request.idempotency_key}")
 
     def _unknown(self, session_id: int) -> Session:
         """A session whose context never came: keeps its order while anything of it is in flight."""

@@ -50,7 +50,7 @@ class Carrier(asyncio.Task[None]):
         self._handed = None
         try:
             result = await _go_on(coroutine, waits_for, cancelled)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:
             settle(None, error)

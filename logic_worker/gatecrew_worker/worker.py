@@ -76,7 +76,8 @@ class Worker:
         """Hang a handler on commands. An `async def` runs on the loop, a plain `def` in a thread.
 
         It returns the reply: bytes, or None for an empty one. Raise `StatusError` to answer with an error; any other
-        exception is logged, and the client is told "internal error" and no more.
+        exception, that of `sys.exit` too, is logged, and the client is told "internal error" and the request's id, as
+        it is in the log.
 
         Args:
             commands: numbers, or ranges of them.

@@ -161,7 +161,8 @@ async def handler_error(kit: Kit) -> None:
             if request.command == 101:
                 expect(reply.status == 0, f"an echo beside it was answered with {said(reply)}")
             else:
-                expect((reply.status, reply.message) == (INTERNAL, "internal error"), f"answered with {said(reply)}")
+                told = reply.status == INTERNAL and reply.message.startswith("internal error")
+                expect(told, f"answered with {said(reply)}")
         await still_works(gateway, kit)
     async with kit.link() as gateway:
         await still_works(gateway, kit)
