@@ -3,8 +3,8 @@
 python -m survival.probe '{"address": "127.0.0.1:7000"}'
 
 Some clients send requests at a steady pace whatever comes back. SIGUSR1 ends a phase and begins the next one; of each
-phase that has ended the probe prints the figures as JSON, see Phase, once its requests are answered or given up. SIGTERM
-ends the last phase and the probe. In a test:
+phase that has ended the probe prints the figures as JSON, see Phase, when its requests are answered or given up. With
+SIGTERM the last phase and the probe end. In a test:
 
     with probing(gateway.address) as probe:
         time.sleep(5)
