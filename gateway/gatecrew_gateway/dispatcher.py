@@ -255,6 +255,7 @@ class Dispatcher:
     def answered(self, link: Link, answers: Iterable[Answer], touched: list[Session]) -> None:
         """Settle a batch. Sessions with something to write are added to `touched`; the caller flushes them."""
         pop = link.pending.pop
+        probe = link.pending.get(link.limit.probe)
         late = replies = 0
         for answer in answers:
             packet = pop(answer.id, None)
@@ -301,6 +302,8 @@ class Dispatcher:
                         out.append(_pack(PACKET_OVERHEAD + size, _REPLY, 0, packet.command, packet.seq) + body)
             elif session.paused:
                 touched.append(session)
+        if probe is not None and probe.id not in link.pending:
+            link.pool.probed(link, probe, self._clock())
         self.counters.late_replies += late
         self.counters.replies += replies
         link.answered += replies
@@ -310,6 +313,8 @@ class Dispatcher:
         lane = packet.lane
         now = self._clock()
         self.counters.returned_not_started += 1
+        if packet.id == link.limit.probe:
+            link.limit.probe = 0
         link.rest(now)
         if not lane.pool.budget.spend(now):
             self._fail(packet, Status.UNAVAILABLE, "no worker took it, and the retry budget is spent")

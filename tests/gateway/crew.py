@@ -92,7 +92,7 @@ class Worker:
     def run(self) -> None:
         """What the writer does after it was woken."""
         self.woken = False
-        batch = self.link.take()
+        batch = self.link.take(self.crew.now)
         for packet in batch:
             session = packet.lane.session.id
             self.crew.executions.append(Execution(self.link.worker_id, session, packet.seq, packet.attempt))

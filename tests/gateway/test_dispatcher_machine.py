@@ -150,7 +150,7 @@ class Delivery:
     def a_lane_is_in_one_place(self) -> None:
         for worker in self.crew.workers:
             link = worker.link
-            assert len(link.pending) <= link.max_in_flight
+            assert len(link.pending) <= link.limit.most
             for packet in (*link.pending.values(), *link.queue):
                 assert packet.lane.link is link
                 assert packet not in packet.lane.waiting

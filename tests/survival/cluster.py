@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,19 +37,20 @@ def eventually(condition: Callable[[], bool], what: str, timeout_s: float = PATI
 
 
 class Worker:
-    """A place for a worker: whoever starts there has the same name and port as the one before."""
+    """A place for a worker: whoever starts there has the same name and port as the one before. `target` is a package
+    of the tests, which has the name of the service, and its worker: ``"survival.worker:worker"``.
+    """
 
-    def __init__(self, name: str, environment: dict[str, str | None]) -> None:
+    def __init__(self, name: str, environment: dict[str, str | None], target: str) -> None:
         self.name = name
+        self.target = target
         self.address = "127.0.0.1:0"
         self.ready_at = 0.0
         self._environment = {**environment, "SURVIVAL_WORKER": name}
         self.process = self.launch()
 
     def launch(self) -> Process:
-        self.process = Process(
-            gatecrew("worker", "survival.worker:worker", "--listen", self.address), self._environment, TESTS
-        )
+        self.process = Process(gatecrew("worker", self.target, "--listen", self.address), self._environment, TESTS)
         return self.process
 
     def wait_ready(self) -> None:
@@ -69,7 +70,7 @@ class Worker:
     def id(self) -> str:
         """As the registry names it."""
         host, _, port = self.address.rpartition(":")
-        return f"survival-{host}-{port}"
+        return f"{self.target.partition('.')[0]}-{host}-{port}"
 
     def kill(self) -> float:
         """kill -9; returns when that was."""
@@ -138,7 +139,8 @@ class RunningLoad:
 
 class Cluster:
     """Embedded registry, gateways and workers, each its own process. `directory` gets the histories. `by_way_of` makes
-    of the registry's address the one at which the others find it.
+    of the registry's address the one at which the others find it. `environment` is for gateways and workers, `settings`
+    come first in the gateways' file.
     """
 
     def __init__(
@@ -148,8 +150,13 @@ class Cluster:
         workers: int = 3,
         gateways: int = 1,
         by_way_of: Callable[[str], str] = lambda address: address,
+        target: str = "survival.worker:worker",
+        environment: Mapping[str, str] | None = None,
+        settings: str = "",
     ) -> None:
         self.directory = directory
+        self._target = target
+        self._settings = settings
         self.workers: list[Worker] = []
         self.gateways: list[Gateway] = []
         self._owned: list[Process] = []
@@ -160,6 +167,7 @@ class Cluster:
             self._environment: dict[str, str | None] = {
                 "CONSUL_HTTP_ADDR": by_way_of(self.registry_address),
                 "SURVIVAL_DIRECTORY": str(directory),
+                **(environment or {}),
             }
             for number in range(workers):
                 self.add_worker(f"w{number + 1}")
@@ -185,7 +193,7 @@ class Cluster:
         settings = self.directory / "gatecrew.toml"
         if not settings.exists():
             settings.write_text(
-                '[[listener]]\nname = "main"\nport = 0\n'
+                self._settings + '[[listener]]\nname = "main"\nport = 0\n'
                 '[[listener]]\nname = "hasty"\nport = 0\npacket_timeout_s = 0.5\n' + ROUTES
             )
         return self._own(gatecrew("gateway", "--config", str(settings)))
@@ -203,7 +211,7 @@ class Cluster:
         facts(self.registry, "registry")
 
     def add_worker(self, name: str) -> Worker:
-        worker = Worker(name, self._environment)
+        worker = Worker(name, self._environment, self._target)
         self.workers.append(worker)
         return worker
 

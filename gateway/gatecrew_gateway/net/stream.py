@@ -110,6 +110,7 @@ class StreamLink:
             self._worker_id,
             min(hello.max_in_flight or DEFAULT_MAX_IN_FLIGHT, MOST_IN_FLIGHT),
             self._wake,
+            concurrency=hello.concurrency,
         )
         self.incarnation = hello.incarnation
         self.commands = tuple(hello.commands)
@@ -218,7 +219,7 @@ class StreamLink:
                     self._waiter = self._loop.create_future()
                     await self._waiter
                 self._wanted = False
-                messages = self._messages(link.take())
+                messages = self._messages(link.take(self._loop.time()))
                 if messages:
                     link.writing = True
                     for data in messages:

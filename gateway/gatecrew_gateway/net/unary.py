@@ -80,7 +80,7 @@ class UnaryLink:
         self._loop.call_soon(self._start_calls)
 
     def _start_calls(self) -> None:
-        batch = self.link.take()
+        batch = self.link.take(self._loop.time())
         for packet in batch:
             task = self._loop.create_task(self._call(packet))
             self._calls.add(task)

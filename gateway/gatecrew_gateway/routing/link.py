@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from .lane import Pending
+from .limit import Limit
 from .pool import FULL_BATCH, Pool
 
 REST_S = 0.05  # of a worker that gave a packet back; doubled while it goes on, up to MOST_REST_S
@@ -25,15 +26,21 @@ class LinkState(StrEnum):
 
 class Link:
     """`wake` must make the shell call `take` soon. `one_at_a_time`: the worker keeps no order among the packets of a
-    lane, so a lane may have only one packet there.
+    lane, so a lane may have only one packet there. `concurrency`: how many handlers it can run at once; 0: not known.
     """
 
     def __init__(
-        self, pool: Pool, worker_id: str, max_in_flight: int, wake: Callable[[], None], one_at_a_time: bool = False
+        self,
+        pool: Pool,
+        worker_id: str,
+        max_in_flight: int,
+        wake: Callable[[], None],
+        one_at_a_time: bool = False,
+        concurrency: int = 0,
     ) -> None:
         self.pool = pool
         self.worker_id = worker_id
-        self.max_in_flight = max_in_flight
+        self.limit = Limit(max_in_flight, concurrency)
         self.one_at_a_time = one_at_a_time
         self.state = LinkState.READY
         self.queue: list[Pending] = []  # packets of lanes bound here, not yet written
@@ -61,7 +68,7 @@ class Link:
 
     @property
     def can_take(self) -> bool:
-        return not self.writing and len(self.pending) < self.max_in_flight
+        return not self.writing and len(self.pending) < self.limit.now
 
     def wake(self) -> None:
         self.awake = True
@@ -75,11 +82,11 @@ class Link:
         else:
             self.pool.linger()
 
-    def take(self) -> list[Pending]:
+    def take(self, now: float) -> list[Pending]:
         """The next batch to write, now counted as in flight. Empty when there is nothing to send."""
         pool = self.pool
         self.awake = False
-        room = min(FULL_BATCH, self.max_in_flight - len(self.pending))
+        room = min(FULL_BATCH, self.limit.now - len(self.pending))
         if self.state is LinkState.LOST or room <= 0:
             pool.taken(self)
             return []
@@ -97,7 +104,11 @@ class Link:
                 batch.append(self.suspect)
                 room -= 1
             ready = pool.ready
-            while ready and room > 0:
+            lanes = len(ready)
+            if lanes > 1 and len(pool.links) > 1:
+                lanes = pool.share(self)
+            while ready and room > 0 and lanes > 0:
+                lanes -= 1
                 lane = ready.popleft()
                 waiting = lane.waiting
                 lane.link = self
@@ -108,7 +119,7 @@ class Link:
                     batch.append(packet)
                     room -= 1
                 else:
-                    count = min(self._together(waiting), room)
+                    count = min(self._together(waiting), room, pool.quantum if ready else room)
                     batch += waiting[:count]
                     del waiting[:count]
                     lane.open = count
@@ -120,6 +131,8 @@ class Link:
                 pending[packet.id] = packet
             self.sent += len(batch)
             self.busy = self.writing = True
+            if not self.limit.probe:
+                self.limit.watch(batch[-1].id, now, len(pending))
             pool.budget.earn(len(batch))
         pool.taken(self)
         return batch

@@ -4,6 +4,9 @@ Round robin goes by the batch: `wake` gives the turn to the next idle link, whic
 gRPC costs as much as 25 packets in it, so while a batch is unanswered packets gather: until an answer comes, LINGER_S
 passed, or there are enough of them, WORTH_A_BATCH for an idle link, FULL_BATCH for a busy one. At low load that is one
 packet a turn: the round robin that everyone expects.
+
+A link takes at most its share of what is ready, so that batches do not show: a burst is spread as if each packet had
+been given out by itself, and a worker that has more open than others gets less.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ WORTH_A_BATCH = 16  # lanes
 FULL_BATCH = 256  # packets
 NEVER = 1 << 62
 LINGER_S = 0.001
+SLOW_S = 0.02  # handlers that take longer are slow: a gRPC message is nothing against them
+SLOW_QUANTUM = 2  # packets of a lane that go together where handlers are slow and others wait
+MAX_COMMANDS = 4096  # whose time is remembered
+AGING = 0.005  # share by which the least time of a command follows what it takes now
 
 
 class Pool:
@@ -41,7 +48,9 @@ class Pool:
         self.wake_at = 1  # how many lanes must be ready for the next wake; more only while called or lingering
         self.down_since: float | None = 0.0  # since when no link takes packets
         self.refusing = False  # down for so long that new packets are refused at once
+        self.quantum = NEVER  # packets of a lane that may be open at once while other lanes wait
         self.budget = RetryBudget()
+        self._least_s: dict[int, float] = {}  # command -> least time from writing to answer, seconds
         self._max_waiting = max_waiting
         self._turn = 0
         self._lingering = False
@@ -58,7 +67,9 @@ class Pool:
                 self.ready.append(lane)
                 if len(self.ready) >= self.wake_at:
                     self.wake()
-        elif lane.held or (packet.route is not None and packet.route.alone):
+        elif (
+            lane.held or (lane.open >= self.quantum and self.ready) or (packet.route is not None and packet.route.alone)
+        ):
             lane.held = True
             lane.waiting.append(packet)
         else:
@@ -71,6 +82,35 @@ class Pool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
         work = self.ready or (self.suspects and link.suspect is None)
         return bool(work) and link.can_take and not link.awake and not link.rests_until
+
+    def share(self, link: Link) -> int:
+        """How many of the lanes that are ready this link may take: so many that no link has more open than the others
+        would have after taking theirs. At least one.
+        """
+        count = opened = 0
+        for other in self.links:
+            if other is link or (len(other.pending) < other.limit.now and not other.rests_until):
+                count += 1
+                opened += len(other.pending)
+        level = -(-(opened + len(self.ready)) // max(1, count))
+        return max(1, level - len(link.pending))
+
+    def probed(self, link: Link, packet: Pending, now: float) -> None:
+        """The packet that the link's limit was watching has been answered, or will not be in time."""
+        if packet.route is None:
+            link.limit.probe = 0
+            return
+        took = now - link.limit.probed_at
+        least = self._least_s.get(packet.command)
+        if least is None or took < least:
+            if len(self._least_s) >= MAX_COMMANDS:
+                self._least_s.clear()
+            least = self._least_s[packet.command] = took
+        elif least < packet.route.timeout_s / 4:
+            # It may have become slower for good. Above a quarter of the deadline we would follow our own queue.
+            least = self._least_s[packet.command] = least + (took - least) * AGING
+        self.quantum = SLOW_QUANTUM if least > SLOW_S else NEVER
+        link.limit.measured(took - least, packet.route.timeout_s)
 
     def wake(self) -> None:
         """Give the turn to the next idle link, or let packets gather. Not while one is `called`."""
@@ -165,7 +205,7 @@ class Pool:
         self.taken(link)
 
     def _count_capacity(self) -> None:
-        self.capacity = self._max_waiting + sum(link.max_in_flight for link in self.links)
+        self.capacity = self._max_waiting + sum(link.limit.now for link in self.links)
 
     def __repr__(self) -> str:
         return f"<Pool {self.service} load={self.load}/{self.capacity} ready={len(self.ready)} links={self.links}>"

@@ -1,0 +1,67 @@
+"""How many requests a worker may have open at once: a limit that follows how fast the worker answers.
+
+What waits at a worker can go nowhere else; what waits here goes to whoever is free, and what waits too long anywhere is
+work for nobody. One request of a batch, its last, is the probe: the time it takes beyond the least time that its
+command has taken is time spent in a queue at the worker. While that is short and the limit is what holds packets back,
+the limit grows by half; when it is long, the limit shrinks to four fifths of what was open; when the probe's deadline
+passes, to half. (Envoy's adaptive concurrency and TCP Vegas do the like.) Fast handlers never see it.
+
+A worker that says how much it can run at once gets little more than that while its handlers are slow. Of any other one
+we can't tell a queue from a handler that takes longer today, so only a quarter of the deadline counts as long.
+"""
+
+from __future__ import annotations
+
+START = 256  # requests, of a worker that does not say how much it can run at once
+FLOOR = 64  # requests, the least for such a worker unless they die there
+QUEUED_S = 0.25  # in the queue of a worker that says how much it can run at once: longer is too long
+QUEUED_SHARE = 0.05  # the same as a share of the request's deadline, if that is shorter
+LONG_SHARE = 0.25  # of the deadline, in the queue of any other worker
+BIND_SHARE = 0.75  # with so much of the limit in use it is what holds packets back
+
+
+class Limit:
+    """`now` counts requests. `most`: what the worker says it will hold. `concurrency`: what it can run at once, 0 if
+    that is not known.
+    """
+
+    __slots__ = ("_depth", "concurrency", "most", "now", "probe", "probed_at")
+
+    def __init__(self, most: int, concurrency: int = 0) -> None:
+        self.most = most
+        self.concurrency = concurrency
+        self.now = min(most, 2 * concurrency or START)
+        self.probe = 0  # id of the request that is timed; 0: none
+        self.probed_at = 0.0
+        self._depth = 0  # open when the probe was written, itself included
+
+    def watch(self, id: int, now: float, depth: int) -> None:
+        """Time this request, which is written now as the last of `depth`."""
+        self.probe = id
+        self.probed_at = now
+        self._depth = depth
+
+    def measured(self, queued_s: float, deadline_s: float) -> None:
+        """The probe was answered, after so long in the worker's queue."""
+        self.probe = 0
+        if self.concurrency:
+            long, floor = min(QUEUED_S, deadline_s * QUEUED_SHARE), self.concurrency
+        else:
+            long, floor = deadline_s * LONG_SHARE, FLOOR
+        if queued_s > long:
+            self._shrink(0.8, floor)
+        elif self._depth >= self.now * BIND_SHARE:
+            self.now = min(self.most, self.now + max(1, self.now // 2))
+
+    def expired(self) -> None:
+        """The probe's deadline has passed at the worker."""
+        self.probe = 0
+        self._shrink(0.5, self.concurrency or 1)
+
+    def _shrink(self, share: float, floor: int) -> None:
+        self.now = min(self.now, max(floor, int(min(self.now, self._depth) * share)))
+
+    def restart(self) -> None:
+        """The worker has been out: it begins with little, and shows what it can do."""
+        self.now = min(self.now, self.concurrency or FLOOR)
+        self.probe = 0
