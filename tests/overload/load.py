@@ -1,4 +1,4 @@
-"""Clients that ask at their pace, in the test's own process: few packets, so that it does not disturb what it measures."""
+"""Clients that ask at their pace, in the test's own process: so few packets that they disturb no measurement."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import pytest
+from survival.cluster import Cluster
 
 from overload.load import Answer, burst, close, connect, good, p99, shares, steady
-from survival.cluster import Cluster
 
 pytestmark = pytest.mark.uvloop_only
 
