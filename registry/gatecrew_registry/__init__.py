@@ -7,6 +7,7 @@ from .entry import Entry, RegistryError
 from .registration import Registration
 from .registry import Registry
 from .settings import RegistrySettings
+from .snapshot import Snapshot
 from .watch import Timing
 
-__all__ = ["Entry", "Registration", "Registry", "RegistryError", "RegistrySettings", "Timing"]
+__all__ = ["Entry", "Registration", "Registry", "RegistryError", "RegistrySettings", "Snapshot", "Timing"]

@@ -8,6 +8,8 @@ Pure: no clock, no I/O. The rule, for each instance that an answer no longer lis
   one whose index went backwards, as after a restart that forgot everything.
 - An instance that is listed again meanwhile never left. The same id at a new address or incarnation is no loss.
 
+One that leaves after `settle_s` is *deregistered*: somebody meant it. Of one that leaves after `grace_s` nobody knows.
+
 So one orderly deregistration is seen at once, and a registry that turned empty costs nobody its service. An entry kept
 too long harms little: whether a worker is alive is for its link to say.
 """
@@ -16,6 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .entry import Entry
+from .snapshot import Snapshot
+
+MAX_DEREGISTERED = 4096  # ids that are remembered
 
 
 @dataclass(slots=True)
@@ -33,6 +38,7 @@ class LastKnownGood:
         self._listed: dict[str, dict[str, Entry]] = {}  # as the registry said last
         self._believed: dict[str, dict[str, Entry]] = {}  # the same and what it lost too recently
         self._losses: dict[tuple[str, str], _Loss] = {}  # (service, id) that are believed but not listed
+        self._deregistered: dict[str, None] = {}  # ids, oldest first
 
     def hear(self, service: str, instances: Mapping[str, Entry], now: float, doubtful: bool) -> None:
         """Take in the registry's answer about one service; none at all when it no longer lists the service."""
@@ -41,6 +47,7 @@ class LastKnownGood:
         believed.update(instances)
         for entry_id in instances:
             self._losses.pop((service, entry_id), None)
+            self._deregistered.pop(entry_id, None)
         for entry_id in believed.keys() - instances.keys():
             loss = self._losses.setdefault((service, entry_id), _Loss(now, doubtful))
             loss.doubtful |= doubtful
@@ -61,17 +68,22 @@ class LastKnownGood:
                 continue
             del self._losses[service, entry_id]
             del self._believed[service][entry_id]
+            if not held:
+                self._deregistered[entry_id] = None
+                if len(self._deregistered) > MAX_DEREGISTERED:
+                    del self._deregistered[next(iter(self._deregistered))]
         for service in [name for name, known in self._believed.items() if not known]:
             del self._believed[service], self._listed[service]
         return again_at
 
-    def snapshot(self) -> dict[str, tuple[Entry, ...]]:
+    def snapshot(self) -> Snapshot:
         """The believed instances in order of their ids; services without any are left out."""
-        return {
+        instances = {
             service: tuple(known[entry_id] for entry_id in sorted(known))
             for service, known in sorted(self._believed.items())
             if known
         }
+        return Snapshot(instances, frozenset(self._deregistered))
 
 
 def _is_panic(lost: int, known: int) -> bool:

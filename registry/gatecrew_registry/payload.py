@@ -19,6 +19,11 @@ def check_id(entry_id: str) -> str:
     return f"service:{entry_id}"
 
 
+def maintenance_id(entry_id: str) -> str:
+    """The check that an instance has for as long as it is in maintenance mode."""
+    return f"_service_maintenance:{entry_id}"
+
+
 def check_definition(entry: Entry) -> dict[str, Any] | None:
     """The check of a registration. Its status is the initial one: a re-registration does not change the current."""
     common = {
@@ -92,6 +97,7 @@ def _parse_instance(node: dict[str, Any], service: dict[str, Any], checks: Itera
         meta={str(key): str(value) for key, value in (service.get("Meta") or {}).items()},
         check=check,
         status=worst_status(row.get("Status") for row in checks),
+        maintenance=any(row.get("CheckID") in ("_node_maintenance", maintenance_id(service["ID"])) for row in checks),
     )
 
 

@@ -7,6 +7,7 @@ answer can come, and warns of its own deprecated arguments.
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 from consul import aio, base
@@ -15,6 +16,7 @@ from consul.callback import CB
 from .entry import Entry, RegistryError
 from .payload import MAX_NOTE, check_definition, check_id, note_definition, note_id, parse_instances, parse_services
 from .settings import RegistrySettings
+from .snapshot import Snapshot
 from .watch import Answer, Timing, Watch
 
 REQUEST_TIMEOUT_S = 5.0
@@ -151,7 +153,7 @@ class Registry:
         self,
         tag: str,
         timing: Timing = Timing(),  # noqa: B008  # immutable
-    ) -> AsyncGenerator[Mapping[str, tuple[Entry, ...]], None]:
+    ) -> AsyncGenerator[Snapshot, None]:
         """Yield the instances that have `tag`, by service: all of them at first, then again after each real change.
 
         Instances of every health state are listed. It never raises for a registry that is down, empty or wrong: the
@@ -173,7 +175,7 @@ class Registry:
 
     async def query_instances(self, service: str, tag: str, index: int, timing: Timing) -> Answer[dict[str, Entry]]:
         """Ask for the instances of a service that have the tag; block until the list is newer than `index`."""
-        path = f"/v1/health/service/{service}"
+        path = f"/v1/health/service/{quote(service, safe='')}"
         return await self._query(path, {"tag": tag}, index, timing, parse_instances)
 
     async def _query(

@@ -10,13 +10,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapp
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Generic, Protocol, TypeVar
 
-from .entry import Entry, RegistryError
+from .entry import Entry, RegistryError, is_name
 from .last_good import LastKnownGood
 from .outage import Outage
 from .pace import Pace, backoff_s, next_index
+from .snapshot import Snapshot
 
 _logger = logging.getLogger(__name__)
 _Data = TypeVar("_Data")
@@ -65,6 +65,7 @@ class Watch:
         self._changed = asyncio.Event()
         self._closed = False
         self._is_listed = False  # the registry has told once which services there are
+        self._refused: set[str] = set()  # services with names that no path should carry
         self._unheard: set[str] = set()  # services whose first query is still out
         self._followers: dict[str, asyncio.Task[None]] = {}  # by service
         self._tasks: set[asyncio.Task[None]] = set()  # the followers, those that are being cancelled, and the root
@@ -77,10 +78,10 @@ class Watch:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def snapshots(self) -> AsyncGenerator[Mapping[str, tuple[Entry, ...]], None]:
+    async def snapshots(self) -> AsyncGenerator[Snapshot, None]:
         loop = asyncio.get_running_loop()
         self._start(self._follow("", partial(self._source.query_services, timing=self._timing), self._on_services))
-        last: dict[str, tuple[Entry, ...]] | None = None
+        last: Snapshot | None = None
         while not self._closed:
             self._changed.clear()
             judge_at = self._believed.judge(loop.time())
@@ -89,7 +90,7 @@ class Watch:
                 snapshot = self._believed.snapshot()
                 if snapshot != last:
                     last = snapshot
-                    yield MappingProxyType(snapshot)
+                    yield snapshot
                     continue
             with suppress(TimeoutError):  # it is time to judge a loss again
                 async with asyncio.timeout_at(judge_at):
@@ -134,6 +135,12 @@ class Watch:
     def _on_services(self, services: Mapping[str, tuple[str, ...]], doubtful: bool) -> None:
         self._is_listed = True
         tagged = {service for service, tags in services.items() if self._tag in tags}
+        refused = {service for service in tagged if not is_name(service)}
+        if refused != self._refused:
+            self._refused = refused
+            if refused:
+                _logger.warning("service names that are not of A-Z a-z 0-9 . _ - are left out: %s", _some(refused))
+        tagged -= refused
         for service in self._followers.keys() - tagged:
             self._followers.pop(service).cancel()
             self._outage.forget(service)
@@ -146,3 +153,9 @@ class Watch:
 
     def _on_instances(self, service: str, instances: Mapping[str, Entry], doubtful: bool) -> None:
         self._believed.hear(service, instances, asyncio.get_running_loop().time(), doubtful)
+
+
+def _some(names: set[str]) -> str:
+    """For one line of a log, whatever is in them and however many there are."""
+    shown = [repr(name[:64]) for name in sorted(names)[:3]]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

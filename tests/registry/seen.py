@@ -1,16 +1,14 @@
 """Run a watch and keep every list that it gave."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from gatecrew_registry import Entry, Registry, Timing
+from gatecrew_registry import Registry, Snapshot, Timing
 
 PATIENCE_S = 30.0  # generous: it only ends a test that has failed already
 # A wait as short as a test can bear, and losses judged fast; the grace is long, so that a test never passes by it.
 QUICK = Timing(wait_s=2.0, slack_s=3.0, settle_s=0.1, grace_s=600.0)
-
-Snapshot = Mapping[str, tuple[Entry, ...]]
 
 
 class Seen:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatecrew_registry import Entry
+from gatecrew_registry import Entry, last_good
 from gatecrew_registry.last_good import LastKnownGood
 
 SETTLE, GRACE = 0.5, 30.0
@@ -115,6 +116,33 @@ def test_a_doubtful_answer_takes_nobody_away_at_once() -> None:
     assert ports(view) == {"chat": [1]}
     assert view.judge(1 + GRACE) is None
     assert ports(view) == {}
+
+
+def test_who_left_beyond_doubt_is_named() -> None:
+    view = heard(chat=listing(1, 2, 3, 4, 5))
+    view.hear("chat", listing(2, 3, 4, 5), 1, doubtful=False)
+    view.judge(1 + SETTLE)
+    assert view.snapshot().deregistered == {"chat-1"}
+    view.hear("chat", listing(3, 4, 5), 10, doubtful=True)  # the first answer after an outage
+    view.judge(10 + GRACE)
+    assert ports(view) == {"chat": [3, 4, 5]}
+    assert view.snapshot().deregistered == {"chat-1"}
+    view.hear("chat", listing(3), 50, doubtful=False)  # most of them at once
+    view.judge(50 + GRACE)
+    assert ports(view) == {"chat": [3]}
+    assert view.snapshot().deregistered == {"chat-1"}
+    view.hear("chat", listing(1, 3), 90, doubtful=False)
+    view.judge(90)
+    assert view.snapshot().deregistered == set()
+
+
+def test_as_many_as_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(last_good, "MAX_DEREGISTERED", 2)
+    view = heard(chat=listing(*range(10)))
+    for number in range(4):
+        view.hear("chat", listing(*range(number + 1, 10)), number, doubtful=False)
+        view.judge(number + SETTLE)
+    assert view.snapshot().deregistered == {"chat-2", "chat-3"}
 
 
 _ports = st.sets(st.integers(1, 6))

@@ -245,7 +245,47 @@ async def test_maintenance_is_critical(registry: Registry, http: aiohttp.ClientS
             path = f"/v1/agent/service/maintenance/{entry.id}"
             async with http.put(path, params={"enable": enable, "reason": "oil"}) as answer:
                 assert answer.status == 200
-            await seen.until(lambda snapshot, e=expected: _statuses(snapshot, entry.service) == [e])
+            snapshot = await seen.until(lambda snapshot, e=expected: _statuses(snapshot, entry.service) == [e])
+            assert [each.maintenance for each in snapshot[entry.service]] == [enable == "true"]
+
+
+async def test_maintenance_of_a_node_is_one_of_its_instances(
+    registry: Registry, http: aiohttp.ClientSession, make: Make, tag: str
+) -> None:
+    entry = make(1)
+    async with watching(registry, tag) as seen:
+        await registry.register(entry)
+        await seen.ids(entry.id)
+        async with http.put("/v1/agent/maintenance", params={"enable": "true"}) as answer:
+            if answer.status == 404:
+                pytest.skip("the embedded registry has no maintenance of nodes")
+        try:
+            await seen.until(lambda snapshot: [each.maintenance for each in snapshot.get(entry.service, ())] == [True])
+        finally:
+            await (await http.put("/v1/agent/maintenance", params={"enable": "false"})).read()
+        await seen.until(lambda snapshot: [each.maintenance for each in snapshot.get(entry.service, ())] == [False])
+
+
+async def test_a_critical_instance_is_not_in_maintenance(
+    registry: Registry, http: aiohttp.ClientSession, make: Make, tag: str
+) -> None:
+    entry = make(1, check="ttl", status="critical")
+    async with watching(registry, tag) as seen:
+        await registry.register(entry)
+        snapshot = await seen.ids(entry.id)
+        assert [(each.status, each.maintenance) for each in snapshot[entry.service]] == [("critical", False)]
+
+
+async def test_one_that_is_deregistered_is_named(registry: Registry, make: Make, tag: str) -> None:
+    entries = [make(1), make(2)]
+    async with watching(registry, tag) as seen:
+        for entry in entries:
+            await registry.register(entry)
+        await seen.ids(*(entry.id for entry in entries))
+        await registry.deregister(entries[0].id)
+        assert (await seen.ids(entries[1].id)).deregistered == {entries[0].id}
+        await registry.register(entries[0])
+        assert (await seen.ids(*(entry.id for entry in entries))).deregistered == set()
 
 
 # The API itself, as other clients use it.

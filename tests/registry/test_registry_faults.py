@@ -319,3 +319,20 @@ async def test_a_token_file_is_read_anew(fake: FakeConsul, make: Make, tag: str,
         fake.set(make(1), make(2))
         await seen.ids(make(1).id, make(2).id)
     assert {"first", "second"} <= set(fake.tokens)
+
+
+@pytest.mark.parametrize("name", ["../../kv/secret", "..", ".", "", "a b", "a/b", "a?b", "ä", "x\x1b[2J", "n" * 600])
+async def test_a_service_whose_name_no_path_should_carry(
+    fake: FakeConsul, client: Registry, make: Make, tag: str, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """It is left out, with one line; and nothing is asked that the name would have made of the path."""
+    fake.set(make(1), make(2, service=name, id="strange"))
+    async with watching(client, tag) as seen:
+        await seen.ids(make(1).id)
+        fake.set(make(1), make(3), make(2, service=name, id="strange"))
+        await seen.ids(make(1).id, make(3).id)
+    paths = {query.partition("?")[0] for query in fake.queries}
+    assert paths == {"/v1/catalog/services", f"/v1/health/service/{make(1).service}"}
+    [line] = [message for message in caplog.messages if "left out" in message]
+    assert repr(name[:64]) in line
+    assert line.isprintable()

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ..payload import maintenance_id
 from . import answers
 from .catalog import Catalog, Instance
 from .definition import (
@@ -113,7 +114,7 @@ class EmbeddedRegistry:
         enable = request.query.get("enable", "")
         if enable not in ("true", "false"):
             raise Refused(400, "Missing value for enable" if not enable else "Invalid value for enable")
-        check_id = f"_service_maintenance:{instance.definition.id}"
+        check_id = maintenance_id(instance.definition.id)
         if enable == "false":
             self._catalog.remove_check(instance, check_id)
         else:
