@@ -78,6 +78,8 @@ class Cluster:
         )
         say = self._console.say
         say(f"registry: {registry}")
+        if not self._settings.registry.address:
+            say(f"page: http://{self._environment['CONSUL_HTTP_ADDR']}/ui/")
         for name, facts in zip(self._workers, workers, strict=True):
             say(f"{name}: {facts['service']} on {facts['address']}, pid {facts['pid']}")
         for name, facts in zip(self._gateways, gateways, strict=True):

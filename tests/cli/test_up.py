@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,13 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def test_it_says_where_the_page_of_the_registry_is(up: Callable[..., Process]) -> None:
+    cluster = describe(up("chat:worker"))
+    page = cluster.process.wait_line(r"^page: (http://\S+)$")[1]
+    with urllib.request.urlopen(page) as answer:
+        assert "<title>Gatecrew registry</title>" in answer.read().decode()
 
 
 def all_pids(cluster: Cluster) -> list[int]:
