@@ -41,6 +41,7 @@ async def die(request: Request) -> bytes:
 ALONE = {
     "CONSUL_HTTP_ADDR": None,
     "CONSUL_HTTP_TOKEN": None,
+    "GATECREW_GATEWAY": None,
     "GATECREW_LOOP": None,
     "GATECREW_REGISTRY__LISTEN": "127.0.0.1:0",
 }

@@ -102,8 +102,6 @@ def test_command(page: str, line: str, folder: Path, request: pytest.FixtureRequ
         finally:
             process.close()
         return
-    if "gatecrew call" in line and "--gateway" not in line:
-        line += " --gateway 127.0.0.1:7000"
     line = line.replace("127.0.0.1:7000", cluster.gateway)
     process = Process(["bash", "-c", line], environment, folder)
     try:

@@ -1,9 +1,11 @@
 """Turns what the validation found into lines for people: where it stands, what it is, what it may be."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gatecrew_gateway.config import ConfigError
@@ -13,6 +15,60 @@ from .layers import Layers, Path
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _NOT_A_TABLE = ("dataclass_type", "dataclass_exact_type", "model_type")
 _WHAT = {"int": "a whole number", "float": "a number", "string": "text", "bool": "true or false", "tuple": "a list"}
+# A bad one of these makes the others look bad too.
+_JUDGED_TOGETHER = ({"heartbeat_s", "suspect_after_s", "lost_after_s"}, {"worker_ca", "worker_cert", "worker_key"})
+_ROUNDS = 100  # more findings in one table than anybody reads
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], values: Mapping[str, Any]) -> tuple[Model | None, list[ErrorDetails]]:
+    """All that is bad in it. A table's own check runs when each of its values is of the right kind, and ends with the
+    first finding; so what is bad is left out and the rest is validated again.
+
+    Returns the model with defaults for what was bad; None where that is not enough.
+    """
+    rest = deepcopy(dict(values))
+    found: list[ErrorDetails] = []
+    for _ in range(_ROUNDS):
+        try:
+            return model(**rest), found
+        except ValidationError as error:
+            left_out = False
+            before = [path_of(each) for each in found]
+            for each in error.errors():
+                path = path_of(each)
+                if not any(path == other or _together(path, other) for other in before):
+                    found.append(each)
+                left_out |= _leave_out(rest, path)
+            if not left_out:
+                return None, found
+    return None, found
+
+
+def path_of(finding: ErrorDetails) -> Path:
+    """Of the key that it is about."""
+    cause = finding.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError) and cause.key:
+        return (*finding["loc"], cause.key)
+    return finding["loc"]
+
+
+def _together(one: Path, other: Path) -> bool:
+    return one[:-1] == other[:-1] and any({one[-1], other[-1]} <= keys for keys in _JUDGED_TOGETHER)
+
+
+def _leave_out(values: Any, path: Path) -> bool:
+    """Whether there was something to leave out. Elements of lists stay: the numbers of the others must not change."""
+    for part in path[:-1]:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    if not path or not isinstance(values, dict) or path[-1] not in values:
+        return False
+    del values[path[-1]]
+    return True
 
 
 def explain(finding: ErrorDetails, layers: Layers, sections: Mapping[str, tuple[str, ...]]) -> str:

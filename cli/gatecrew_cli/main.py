@@ -16,6 +16,7 @@ import click
 from gatecrew import __version__
 
 from .errors import Failed, UserError
+from .terminal import visible
 
 # Each is commands/NAME.py with a click command called `command`; here is its line in the overview.
 _COMMANDS = {
@@ -81,7 +82,7 @@ def _one_line(error: click.ClickException) -> str:
 
 def _complain(text: str) -> None:
     for line in text.splitlines():
-        print(f"gatecrew: {line}", file=sys.stderr)
+        print(f"gatecrew: {visible(line)}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

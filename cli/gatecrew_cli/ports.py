@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 from gatecrew_gateway.config import ConfigError, check_host
 
+EVERY_ADDRESS = ("0.0.0.0", "::")
 LISTENING_PORTS = range(20_000, 32_768)  # below those that Linux gives to outgoing connections; others begin higher
 
 

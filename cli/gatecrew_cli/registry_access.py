@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from gatecrew_registry import Entry, Registry, RegistryError, RegistrySettings, Timing
 
 from .errors import UserError
+from .ports import EVERY_ADDRESS
 
 LIST_WITHIN_S = 5.0
-_EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
 def registry_settings(environment: Mapping[str, str] = os.environ) -> RegistrySettings:
@@ -68,7 +68,7 @@ def advertised_host(listen_host: str, settings: RegistrySettings) -> str:
     For one that listens on every address: the address of the interface that leads to the registry. It is where the
     others are too, or they could not have heard of us.
     """
-    if listen_host not in _EVERY_ADDRESS:
+    if listen_host not in EVERY_ADDRESS:
         return listen_host
     try:
         family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_DGRAM)[0]

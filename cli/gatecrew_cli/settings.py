@@ -8,14 +8,14 @@ import os
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from gatecrew_gateway.config import ConfigError, GatewayConfig, ListenerConfig, RouteConfig, check_host
 
 from .errors import UserError
-from .findings import explain
+from .findings import explain, path_of, validate
 from .layers import Layer, Layers, read_toml
 from .ports import parse_address
 
@@ -145,14 +145,16 @@ def load(config_file: str | None = None, flags: Layer | None = None) -> Loaded:
     for key, section in (("listeners", "listener"), ("routes", "route")):
         if isinstance(gateway, dict) and key in gateway:
             raise UserError(f"{layers.where(('gateway', key))}: goes into tables of its own, [[{section}]]")
-    try:
-        settings = Settings(**merged)
-    except ValidationError as error:
-        raise UserError("\n".join(explain(each, layers, SECTIONS) for each in error.errors())) from None
-    try:
-        settings.gateways()
-    except ConfigError as error:
-        raise UserError(f"{layers.where(('listener',))}: {error.problem}") from None
+    settings, found = validate(Settings, merged)
+    lines = [explain(each, layers, SECTIONS) for each in found]
+    # Where an address or a name was bad, its default stands in; that this one clashes with another says nothing.
+    if settings is not None and not any(path_of(each)[0] == "listener" for each in found):
+        try:
+            settings.gateways()
+        except ConfigError as error:
+            lines.append(f"{layers.where(('listener',))}: {error.problem}")
+    if settings is None or lines:
+        raise UserError("\n".join(lines))
     return Loaded(settings, layers)
 
 
@@ -163,7 +165,14 @@ def _from_environment() -> dict[str, Any]:
             known = ", ".join(Settings.model_fields).upper()
             raise UserError(f"environment: {name}: there is no section {section}; there are {known}")
     try:
-        return EnvSettingsSource(Settings)()
+        source = EnvSettingsSource(Settings)
+        # GATECREW_GATEWAY is `gatecrew call`'s, an address; as a section it would be JSON.
+        source.env_vars = {
+            name: value
+            for name, value in source.env_vars.items()
+            if name != "gatecrew_gateway" or parse_address(value or "") is None
+        }
+        return source()
     except (SettingsError, ValueError, RecursionError) as error:
         raise UserError(f"environment: {error}; lists are written as JSON") from None
 

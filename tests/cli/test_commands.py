@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import ALONE, Cluster, run
+from command_line import ALONE, WORKER, Cluster, describe, run
 from processes import Process, gatecrew
 
 Start = Callable[..., Process]
@@ -52,6 +53,77 @@ def test_call_an_answer_that_is_no(cluster: Cluster, arguments: list[str], line:
     assert (code, out) == (1, "")
     assert error.startswith(line.format(gateway=cluster.gateway))
     assert len(error.splitlines()) == 1
+
+
+def test_call_finds_its_gateway_through_the_registry(cluster: Cluster) -> None:
+    """Not on port 7000, where another cluster may be."""
+    assert run("call", "1", "hello", env=cluster.environment) == (0, "hello", "")
+
+
+def test_call_takes_a_gateway_from_its_variable(cluster: Cluster, port: int) -> None:
+    """Then no registry is needed. The same variable in the environment of other commands is no section of settings."""
+    nobody: dict[str, str | None] = {"CONSUL_HTTP_ADDR": f"127.0.0.1:{port}"}
+    assert run("call", "1", "hello", env={**nobody, "GATECREW_GATEWAY": cluster.gateway}) == (0, "hello", "")
+    assert run("config", "show", env={"GATECREW_GATEWAY": cluster.gateway})[::2] == (0, "")
+    code, _, error = run("call", "1", env={"GATECREW_GATEWAY": "here"})
+    assert (code, "'here' is not HOST:PORT" in error) == (2, True)
+
+
+def test_call_without_registry_or_gateway_is_one_line(start: Start, port: int) -> None:
+    code, out, error = run("call", "1", env={"CONSUL_HTTP_ADDR": f"127.0.0.1:{port}"})
+    assert (code, out, len(error.splitlines())) == (2, "", 1)
+    assert error.startswith(f"gatecrew: registry http://127.0.0.1:{port}: ")
+    assert error.endswith("; or name a gateway with --gateway")
+    registry = start(gatecrew("registry", "--listen", f"127.0.0.1:{port}"), ALONE)
+    registry.wait_line("^gatecrew ready")
+    code, out, error = run("call", "1", env={"CONSUL_HTTP_ADDR": f"127.0.0.1:{port}"})
+    assert (code, out) == (1, "")
+    assert error == f"gatecrew: no gateway is registered at http://127.0.0.1:{port}; name one with --gateway"
+
+
+def test_call_says_which_of_several_gateways_it_took(start: Start, project: Path) -> None:
+    """The first that answers; one that listens on every address is found where the registry says it is."""
+    listen = '[{"host": "0.0.0.0", "port": 0}]'
+    up = start(gatecrew("up", "chat:worker", "--gateways", "2"), {**ALONE, "GATECREW_LISTENER": listen}, project)
+    two = describe(up)
+    code, out, error = run("call", "1", "hello", env=two.environment)
+    assert (code, out) == (0, "hello")
+    port = re.fullmatch(
+        r"gatecrew: 2 gateways: this is gateway-\S+ on 127\.0\.0\.1:(\d+); --gateway names another", error
+    )
+    assert port
+    assert up.wait_line(rf"^gateway-[12]: main on 0\.0\.0\.0:{port[1]},")
+
+
+def test_call_writes_control_characters_out_on_a_terminal_only(cluster: Cluster) -> None:
+    body = "\x1b[2J\x1b]0;yours\x07\u009b2Jhéllo\ttab\r\nline"
+    assert run("call", "1", body, "--gateway", cluster.gateway)[1] == body.replace("\r\n", "\n")
+    terminal, end = os.openpty()
+    try:
+        subprocess.run(gatecrew("call", "1", body, "--gateway", cluster.gateway), stdout=end, check=True)
+        shown = os.read(terminal, 4096).decode()
+    finally:
+        os.close(terminal)
+        os.close(end)
+    assert shown.split() == ["\\x1b[2J\\x1b]0;yours\\x07\\x9b2Jhéllo", "tab\\r", "line"]
+
+
+def test_status_writes_control_characters_of_the_registry_out(start: Start) -> None:
+    registry = start(gatecrew("registry", "--listen", "127.0.0.1:0"), ALONE)
+    address = registry.wait_line("^gatecrew ready: registry address=([^ ]+)")[1]
+    gateway = start(gatecrew("gateway", "--listen", "127.0.0.1:0"), {**ALONE, "CONSUL_HTTP_ADDR": address})
+    gateway.wait_line("^gatecrew ready: gateway")
+    for tag in ("gatecrew-worker", "gatecrew-gateway"):
+        entry = {"ID": f"{tag}\x1b[2J\u202e", "Name": "evil", "Tags": [tag], "Address": "\x1b]0;yours\x07", "Port": 1}
+        request = urllib.request.Request(
+            f"http://{address}/v1/agent/service/register", json.dumps(entry).encode(), method="PUT"
+        )
+        urllib.request.urlopen(request).close()
+    code, out, error = run("status", env={"CONSUL_HTTP_ADDR": address})
+    assert code == 1
+    assert "not linked: worker gatecrew-worker\\x1b[2J\\u202e  \\x1b]0;yours\\x07:1" in out
+    assert "gateway service \\x1b]0;yours\\x07:1" in error
+    assert all(line.isprintable() for line in [*out.splitlines(), *error.splitlines()])
 
 
 def test_call_nobody_there(port: int) -> None:
@@ -186,8 +258,10 @@ def test_config_check_and_show(tmp_path: Path) -> None:
     file.write_text(
         '[gateway]\nmax_waiting = 7\n[registry]\ntoken = "secret"\n[[worker]]\ntarget = "chat:worker"\ncount = 3\n'
     )
-    assert run("config", "check", str(file)) == (0, f"{file}: good: 1 listener, 0 routes, 3 workers", "")
-    assert run("config", "check", cwd=tmp_path)[0] == 0
+    (tmp_path / "chat.py").write_text(WORKER)
+    good = (0, f"{file}: good: 1 listener, 0 routes, 3 workers", "")
+    assert run("config", "check", str(file), cwd=tmp_path) == good
+    assert run("config", "check", "--import", str(file), cwd=tmp_path) == good
     code, out, _ = run("config", "show", str(file), env={"GATECREW_GATEWAY__MAX_ATTEMPTS": "2"})
     assert code == 0
     assert f"max_waiting = 7  # {file}" in out.splitlines()
@@ -202,7 +276,64 @@ def test_config_check_and_show(tmp_path: Path) -> None:
 
 def test_what_config_show_prints_is_a_good_file(tmp_path: Path) -> None:
     (tmp_path / "gatecrew.toml").write_text(run("config", "show")[1])
-    assert run("config", "check", cwd=tmp_path)[0] == 0
+    assert run("config", "check", "gatecrew.toml", cwd=tmp_path)[0] == 0
+
+
+def test_config_check_without_a_file_checks_what_runs_without_one(tmp_path: Path) -> None:
+    """As `config show` and `up` do; that a file lies there is said."""
+    assert run("config", "check", cwd=tmp_path) == (
+        0,
+        "environment and defaults: good: 1 listener, 0 routes, 0 workers",
+        "",
+    )
+    (tmp_path / "gatecrew.toml").write_text("nonsense")
+    for command in ("check", "show"):
+        code, _, error = run("config", command, cwd=tmp_path)
+        assert (code, error) == (0, "gatecrew: gatecrew.toml is here and was not read: it is read where it is named")
+    code, _, error = run("config", "check", cwd=tmp_path, env={"GATECREW_GATEWAY__MAX_ATTEMPTS": "0"})
+    assert (code, error.splitlines()[-1]) == (2, "gatecrew: environment: gateway.max_attempts: 0, must be from 1 to 10")
+
+
+def test_config_check_looks_for_targets_and_for_routes_that_are_never_reached(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    routes = ("1-20", "5,7", "*", "30", "*")
+    targets = (
+        "nofile:worker",
+        "package.none:worker",
+        "chat.deeper:worker",
+        "chat:worker",
+        "broken:worker",
+        "chat:other",
+    )
+    file.write_text(
+        "".join(f'[[route]]\ncommands = "{each}"\n' for each in routes)
+        + "".join(f'[[worker]]\ntarget = "{each}"\n' for each in targets)
+    )
+    (tmp_path / "chat.py").write_text(WORKER)
+    (tmp_path / "broken.py").write_text("open('has run', 'w')\n1 / 0\n")
+    (tmp_path / "package").mkdir()
+    looked_for = [
+        f"gatecrew: {file}: {line}"
+        for line in (
+            "route[1].commands: '5,7', never reached: earlier routes take all of it",
+            """route[3].commands: '30', never reached: route[2] takes "*"; put it last""",
+            """route[4].commands: '*', never reached: route[2] takes "*"; put it last""",
+            f"worker[0].target: nofile:worker: no module 'nofile' in {tmp_path}, and none installed",
+            f"worker[1].target: package.none:worker: no module 'package.none' in {tmp_path}, and none installed",
+            "worker[2].target: chat.deeper:worker: 'chat' is no package; an object of it is written chat:worker",
+        )
+    ]
+    code, out, error = run("config", "check", str(file), cwd=tmp_path)
+    assert (code, out, error.splitlines()) == (2, "", looked_for)
+    assert not (tmp_path / "has run").exists()
+    code, _, error = run("config", "check", str(file), "--import", cwd=tmp_path)
+    imported = [line.partition("target: ")[2] for line in error.splitlines()[3:]]
+    assert code == 2
+    assert imported[3:] == [
+        "broken:worker: does not import: broken.py:2: ZeroDivisionError: division by zero",
+        "chat:other: module 'chat' has no 'other'; its Worker objects are: worker",
+    ]
+    assert (tmp_path / "has run").exists()
 
 
 BAD = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gatecrew_cli.errors import UserError
-from gatecrew_cli.settings import load
+from gatecrew_cli.settings import SECTIONS, load
 from gatecrew_gateway.config import GatewayConfig, ListenerConfig
 
 pytestmark = pytest.mark.quick
@@ -98,6 +98,43 @@ def test_each_finding_is_a_line_with_file_and_key(file: Path) -> None:
         "gatecrew.toml: worker[0].target: 'chat', must be module:object, such as chat:worker",
         "gatecrew.toml: worker[1].count: 0, must be greater than or equal to 1",
         "gatecrew.toml: worker[1].target: missing",
+    ]
+
+
+def test_what_is_bad_hides_nothing_that_is_bad_too(file: Path) -> None:
+    """Kinds of values, then each value's range, then what several listeners say together: all in one run."""
+    file.write_text(
+        """
+        listener = [{ port = 70000, max_packet = 1, unknown = 1 }, { name = "b", max_sessions = 0, max_unsent = 1 }]
+        [gateway]
+        heartbeat_s = "often"
+        max_attempts = 0
+        drain_s = -1
+        suspect_after_s = 0.5
+        [[route]]
+        commands = "9-1"
+        deadline_ms = 1
+        [registry]
+        listen = "zzz"
+        """
+    )
+    assert sorted(findings(file)) == [
+        "gatecrew.toml: gateway.drain_s: -1.0, must be from 0 to 3600",
+        "gatecrew.toml: gateway.heartbeat_s: 'often', must be a number",
+        "gatecrew.toml: gateway.max_attempts: 0, must be from 1 to 10",
+        "gatecrew.toml: listener[0].max_packet: 1, must be from 8 to 1048576",
+        "gatecrew.toml: listener[0].port: 70000, must be from 0 to 65535",
+        "gatecrew.toml: listener[0].unknown: unknown; there are " + ", ".join(SECTIONS["listener"]),
+        "gatecrew.toml: listener[1].max_sessions: 0, must be from 1 to 1000000",
+        "gatecrew.toml: listener[1].max_unsent: 1, must be from 1024 to 1073741824",
+        "gatecrew.toml: registry.listen: 'zzz', must be HOST:PORT, such as 127.0.0.1:8500",
+        "gatecrew.toml: route[0].commands: '9-1', '9-1' must rise and stay within 0-65535",
+        "gatecrew.toml: route[0].deadline_ms: 1, must be from 10 to 60000",
+    ]
+    file.write_text("[[listener]]\n[[listener]]\n[gateway]\nmax_attempts = 0\n")
+    assert sorted(findings(file)) == [
+        "gatecrew.toml: gateway.max_attempts: 0, must be from 1 to 10",
+        "gatecrew.toml: listener: listeners need names of their own, got main, main",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -48,9 +49,10 @@ def _what_is_missing() -> str:
 
 
 def published_ports() -> list[int]:
-    """Of the compose file, which names them once and for all."""
+    """Of this machine, as the compose file has them without variables."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
-    return [int(port.partition(":")[0]) for service in services for port in service.get("ports", ())]
+    ports = [re.sub(r"\$\{\w+:-(\d+)\}", r"\1", port) for service in services for port in service.get("ports", ())]
+    return [int(port.split(":")[-2]) for port in ports]
 
 
 def require_ports() -> None:

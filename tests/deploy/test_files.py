@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.engine import published_ports
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -24,10 +26,24 @@ def test_what_there_is(compose: dict[str, Any]) -> None:
     assert compose["name"] == "gatecrew"
     assert services.keys() == {"consul", "gateway-1", "gateway-2", "worker", "tour"}
     assert re.fullmatch(r"hashicorp/consul:\d+\.\d+\.\d+", services["consul"]["image"])
-    assert services["consul"]["ports"] == ["8500:8500"]
     assert "-ui" in services["consul"]["command"]
-    assert [services[name]["ports"] for name in ("gateway-1", "gateway-2")] == [["7000:7000"], ["7001:7000"]]
     assert services["worker"]["deploy"] == {"replicas": 3}
+
+
+def test_ports_are_the_variables_or_the_usual_ones(compose: dict[str, Any]) -> None:
+    ports = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
+    assert ports == {
+        "consul": ["127.0.0.1:${GATECREW_CONSUL_PORT:-8500}:8500"],
+        "gateway-1": ["${GATECREW_PORT:-7000}:7000"],
+        "gateway-2": ["${GATECREW_PORT_2:-7001}:7000"],
+    }
+    assert published_ports() == [8500, 7000, 7001]
+
+
+def test_a_consul_without_acls_is_published_to_this_machine_only(compose: dict[str, Any]) -> None:
+    """Whoever may write to it can register a worker, and gets the clients' packets."""
+    consul = compose["services"]["consul"]
+    assert all(port.startswith("127.0.0.1:") for port in consul["ports"])
 
 
 @pytest.mark.parametrize("name", ["worker", "tour"])

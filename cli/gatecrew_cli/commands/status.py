@@ -1,23 +1,22 @@
 """`gatecrew status`: who is there."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import click
 
-from gatecrew.v1 import gateway_pb2
 from gatecrew_gateway.net.crew import WORKER_TAG
 from gatecrew_gateway.net.peers import GATEWAY_TAG
 from gatecrew_registry import Entry
 
-from ..asking import ask_status
 from ..errors import Failed
+from ..gateways import Heard, ask_all
 from ..loop import run
 from ..options import ADDRESS
 from ..ports import join
 from ..registry_access import list_entries, registry_settings
+from ..terminal import visible
 
 
 @click.command("status")
@@ -29,15 +28,14 @@ def command(gateway_service: tuple[str, int] | None, as_json: bool) -> None:
     The gateways are those of the registry: CONSUL_HTTP_ADDR, 127.0.0.1:8500 without it. Exit code 1 if one is silent.
     """
     picture = run(_look(join(*gateway_service) if gateway_service else None), "asyncio")
-    print(json.dumps(_as_dict(picture), indent=2) if as_json else "\n".join(_as_lines(picture)))
-    if picture.silent:
-        raise Failed("\n".join(picture.silent.values()))
+    print(json.dumps(_as_dict(picture), indent=2) if as_json else "\n".join(map(visible, _as_lines(picture))))
+    if picture.heard.silent:
+        raise Failed("\n".join(picture.heard.silent.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    gateways: dict[str, gateway_pb2.StatusResponse]  # by service address
-    silent: dict[str, str]  # service address -> why
+    heard: Heard
     not_linked: list[Entry]
 
 
@@ -50,18 +48,9 @@ async def _look(gateway_service: str | None) -> _Picture:
         addresses = [entry.address for entry in gateways]
         if not addresses:
             raise Failed(f"no gateway is registered at {settings.url}; is CONSUL_HTTP_ADDR the right one?")
-    answers = await asyncio.gather(*map(ask_status, addresses), return_exceptions=True)
-    heard: dict[str, gateway_pb2.StatusResponse] = {}
-    silent: dict[str, str] = {}
-    for address, answer in zip(addresses, answers, strict=True):
-        if isinstance(answer, Failed):
-            silent[address] = str(answer)
-        elif isinstance(answer, BaseException):
-            raise answer
-        else:
-            heard[address] = answer
-    linked = {link.worker_id for answer in heard.values() for link in answer.links if link.state == "ready"}
-    return _Picture(heard, silent, [entry for entry in workers if entry.id not in linked])
+    heard = await ask_all(addresses)
+    linked = {link.worker_id for answer in heard.gateways.values() for link in answer.links if link.state == "ready"}
+    return _Picture(heard, [entry for entry in workers if entry.id not in linked])
 
 
 def _as_dict(picture: _Picture) -> dict[str, object]:
@@ -94,9 +83,9 @@ def _as_dict(picture: _Picture) -> dict[str, object]:
                 ],
                 "counters": dict(answer.counters),
             }
-            for address, answer in picture.gateways.items()
+            for address, answer in picture.heard.gateways.items()
         ],
-        "silent_gateways": [{"service_address": key, "reason": reason} for key, reason in picture.silent.items()],
+        "silent_gateways": [{"service_address": key, "reason": reason} for key, reason in picture.heard.silent.items()],
         "workers_not_linked": [
             {"service": each.service, "worker_id": each.id, "address": each.address, "registry_status": each.status}
             for each in picture.not_linked
@@ -105,7 +94,7 @@ def _as_dict(picture: _Picture) -> dict[str, object]:
 
 
 def _as_lines(picture: _Picture) -> Iterator[str]:
-    for address, answer in picture.gateways.items():
+    for address, answer in picture.heard.gateways.items():
         state = "draining" if answer.draining else "up"
         yield (
             f"gateway {answer.gateway_id}  service {address}  {state} for {answer.uptime_ms / 1000:.0f} s"

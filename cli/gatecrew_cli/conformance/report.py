@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from ..terminal import visible
 from .finding import Finding
 from .kit import Kit
 
@@ -15,12 +16,12 @@ def subject(kit: Kit) -> str:
         return f"{kit.address}: a worker that serves Handle"
     hello = kit.hello
     commands = f"{len(hello.commands)} commands" if hello.commands else "every command"
-    return f"{kit.address}: {hello.service} {hello.version}".rstrip() + f", serves Link, {commands}"
+    return visible(f"{kit.address}: {hello.service} {hello.version}".rstrip()) + f", serves Link, {commands}"
 
 
 def line(finding: Finding) -> str:
     text = f"{finding.outcome:<5}{finding.check.name:<22}{finding.check.title}"
-    return f"{text}\n{'':5}{'':22}-> {finding.detail}" if finding.detail else text
+    return f"{text}\n{'':5}{'':22}-> {visible(finding.detail, keep_lines=True)}" if finding.detail else text
 
 
 def summary(findings: Sequence[Finding]) -> str:
