@@ -68,6 +68,10 @@ class WireError(Exception):
         self.seq = seq
 
 
+# How the wire may grow without breaking who is older (docs/wire.md): a peer ignores what is marked so.
+FIRST_IGNORED_KIND = 0x80
+IGNORED_FLAGS = 0xF0
+
 HEADER = Struct(">IBBHI")
 _pack = HEADER.pack
 _unpack = HEADER.unpack_from
@@ -82,12 +86,13 @@ FROM_GATEWAY = frozenset({Kind.REPLY, Kind.PUSH, Kind.ERROR, Kind.PING, Kind.PON
 class Decoder:
     """Splits a byte stream into packets. One for each direction of each connection; keeps only an unfinished tail."""
 
-    __slots__ = ("_allowed", "_max_packet", "_missing", "_tail")
+    __slots__ = ("_allowed", "_max_packet", "_missing", "_tail", "ended_ignored")
 
     def __init__(self, max_packet: int = MAX_PACKET, allowed: frozenset[Kind] = FROM_CLIENT) -> None:
         self._max_packet = max_packet
         self._allowed = allowed
         self._tail: bytearray | None = None  # start of a packet whose rest has not come
+        self.ended_ignored = False  # whether the last piece ended a packet that was to be ignored
         self._missing = 0  # bytes; fewer can't complete anything, so they are only kept (linear for tiny segments)
 
     @property
@@ -97,11 +102,13 @@ class Decoder:
 
     def decode(self, data: bytes) -> tuple[list[tuple[int, int, int, bytes]], WireError | None]:
         """Take the next bytes; return the packets they complete, as (kind, command, seq, body), and what broke, if
-        anything did. The packets before the broken one are good. After an error the decoder is of no more use.
+        anything did. The packets before the broken one are good. After an error the decoder is of no more use. What a
+        later version of the wire may send, and this one is to ignore, is left out.
 
         A length over the limit is refused from the first four bytes, before anything is kept for it.
         """
         if self._tail is not None:
+            self.ended_ignored = False
             self._tail += data
             if len(data) < self._missing:
                 self._missing -= len(data)
@@ -119,9 +126,14 @@ class Decoder:
             length, kind, flags, command, seq = _unpack(data, start)
             if not PACKET_OVERHEAD <= length <= max_packet:
                 return packets, self._bad_length(length)
-            if flags or kind not in allowed:
-                return packets, self._bad_header(kind, flags, seq)
             end = start + 4 + length
+            if flags or kind not in allowed:
+                if flags & ~IGNORED_FLAGS or (kind not in allowed and kind < FIRST_IGNORED_KIND):
+                    return packets, self._bad_header(kind, flags, seq)
+                if kind >= FIRST_IGNORED_KIND and end <= size:
+                    self.ended_ignored = True
+                    start = end
+                    continue
             if end > size:
                 missing = end - size
                 break
@@ -148,7 +160,7 @@ class Decoder:
         )
 
     def _bad_header(self, kind: int, flags: int, seq: int) -> WireError:
-        if flags:
+        if flags & ~IGNORED_FLAGS:
             return WireError(Status.INVALID_ARGUMENT, f"flags {flags:#04x}: no flag is defined, send 0", seq)
         names = ", ".join(f"{k.value} {k.name.lower()}" for k in sorted(self._allowed))
         return WireError(Status.INVALID_ARGUMENT, f"kind {kind} may not be sent here; allowed: {names}", seq)

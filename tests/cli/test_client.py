@@ -186,6 +186,16 @@ async def test_notify() -> None:
         assert await peer.receive() == (Kind.NOTIFY, 3, 0, b"moved")
 
 
+async def test_packets_of_a_later_version_are_ignored() -> None:
+    async with connected() as (client, peer):
+        asking = asyncio.create_task(client.request(1, b"a"))
+        asked = await peer.receive()
+        reply = bytearray(encode(Kind.REPLY, 1, asked.seq, b"A"))
+        reply[5] = 0x80
+        peer.writer.write(encode(128, 1, asked.seq, b"later") + reply)
+        assert await asking == b"A"
+
+
 async def test_pings_are_answered_with_seq_and_body() -> None:
     async with connected() as (client, peer):
         peer.send(Kind.PING, 0, 42, b"there?")

@@ -212,6 +212,27 @@ async def test_half_a_packet_is_cut_after_its_time_and_a_busy_client_is_not(hous
     assert decode_error(body)[0] == Status.DEADLINE_EXCEEDED
 
 
+async def test_packets_of_a_later_version_are_ignored(house: House) -> None:
+    """Kinds from 128 on and flags of the high four bits; and such a packet ends in its time, too."""
+    await house.worker(echo())
+    gateway = await house.gateway(ListenerConfig(port=0, packet_timeout_s=3))
+    slow_reader, slow_writer = await house.socket(gateway)
+    slow_writer.write(encode(200, 0, 0, b"abc")[:9])
+    reader, writer = await house.socket(gateway)
+    later = encode(200, 7, 7, b"later")
+    writer.write(later[:5])
+    cut = asyncio.create_task(read_packets(slow_reader, 2))
+    while not cut.done():  # never on a packet's boundary, nor with anything that is answered
+        writer.write(later[5:] + later[:5])
+        await asyncio.sleep(0.01)
+    [(kind, _, _, body)] = await cut
+    assert (kind, decode_error(body)[0]) == (Kind.ERROR, Status.DEADLINE_EXCEEDED)
+    request = bytearray(encode(Kind.REQUEST, 1, 1, b"abc"))
+    request[5] = 0xF0
+    writer.write(later[5:] + request)
+    assert await read_packets(reader, 1) == [(Kind.REPLY, 1, 1, b"abc")]
+
+
 async def test_a_client_that_does_not_read_is_cut_and_nobody_else_notices(house: House) -> None:
     worker = echo()
 

@@ -57,6 +57,8 @@ class Connection(asyncio.Protocol):
                 session.paused = True
                 self._transport.pause_reading()
             self._listener.dispatcher.receive(session, packets)
+        elif unfinished and self._decoder.ended_ignored:
+            unfinished.pop(self, None)
         if error is not None:
             self._broken(error)
         elif self._decoder.unfinished and not self.session.paused:
