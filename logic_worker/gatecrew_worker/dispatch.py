@@ -6,7 +6,8 @@
                       +-> wait for the lane, then one of the above
                       `-> refused
 
-Every request gets exactly one reply. What has been admitted and has no reply yet is in `open`, oldest first.
+Every request gets exactly one reply. What has been admitted and has no reply yet is in `open`, oldest first. When
+nobody waits for a reply any more, what has not begun never does; what runs is cancelled, and its lane goes on.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ import math
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from enum import Enum
-from typing import Any, NamedTuple
+from types import CodeType
+from typing import Any
 
 from gatecrew.v1 import worker_pb2
 
 from .inplace import Carrier, run_in_place
+from .job import Job, NotStarted
 from .lane import Lane
 from .limited_log import LimitedLog
 from .links import Links
@@ -37,31 +40,25 @@ from .session import Session
 from .status import Status, StatusError
 from .threads import Threads
 from .waiters import Waiters
+from .watch import Finder, Watch
 
 MAX_MESSAGE = 1024  # characters of a StatusError that the client is shown
 CANCEL_S = 1.0  # for cancelled handlers to clean up
 LEASE_S = 2.0  # a gateway speaks every second; after such a silence our requests may be another worker's already
+BEHIND_S = 0.02  # a message that lay unread for longer is searched for requests that are past their deadline
 SLICE_S = 0.005  # handlers in place keep the loop no longer than this before others have their turn
-
-
-class NotStarted(Exception):
-    """In a thread: nobody waits for the reply any more, or that is in doubt."""
-
-
-class Waiting(NamedTuple):
-    """A request that can't start yet."""
-
-    dispatcher: Dispatcher
-    request: Request
-    handler: Handler
-    lane: Lane
 
 
 class Shared:
     """What the dispatchers of one worker have in common."""
 
     def __init__(
-        self, program: Program, links: Links, threads: Threads, max_in_flight: int, one_at_a_time: bool
+        self,
+        program: Program,
+        links: Links,
+        threads: Threads,
+        max_in_flight: int,
+        one_at_a_time: bool,
     ) -> None:
         self.program = program
         self.links = links
@@ -72,6 +69,7 @@ class Shared:
         self.context = contextvars.copy_context()  # every handler starts in a copy of it
         self.log = LimitedLog(logging.getLogger("gatecrew.worker"))
         self.draining = False
+        self.watch = Watch(HANDLERS_RUN_IN)
         self.dispatchers: set[Dispatcher] = set()  # those whose link lives or whose handlers still run
 
 
@@ -85,7 +83,7 @@ class Dispatcher:
     """Serves the requests of one link. `sessions` are those it knows."""
 
     def __init__(self, shared: Shared, outlet: Outlet, sessions: MutableMapping[int, Session]) -> None:
-        self.open: dict[Request, Carrier | None] = {}
+        self.open: dict[Job, None] = {}
         self.heard_at = math.inf  # of the gateway, monotonic seconds; there is no lease on single calls
         self.outlet = outlet
         self._shared = shared
@@ -93,14 +91,19 @@ class Dispatcher:
         self._sessions = sessions
         self._bare: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
         self._taking = False
-        self._in_doubt: list[Waiting] = []  # not started: our stream may be cancelled, and we not know it yet
+        self._in_doubt: list[Job] = []  # not started: our stream may be cancelled, and we not know it yet
         self._idle_waiters = Waiters(shared.loop)
         shared.dispatchers.add(self)
 
-    async def take(self, requests: Iterable[worker_pb2.Request]) -> None:
-        """Start the handlers of a batch. Returns when all have been started, or wait for their lane, or are refused."""
-        incoming = iter(requests)
-        arrived_at = time.monotonic()
+    async def take(self, requests: Iterable[worker_pb2.Request], arrived_at: float) -> None:
+        """Start the handlers of a batch. Returns when all have been started, or wait for their lane, or are refused.
+
+        Args:
+            requests: in order.
+            arrived_at: when they came, monotonic seconds, which may be some time ago.
+        """
+        unread_s = time.monotonic() - arrived_at
+        incoming = iter(requests if unread_s < BEHIND_S else self._skip_dead(requests, unread_s * 1000))
         late = False
         self._taking = True
         try:
@@ -110,6 +113,13 @@ class Dispatcher:
         finally:
             self._taking = False
             self._settled()
+
+    def _skip_dead(self, requests: Iterable[worker_pb2.Request], unread_ms: float) -> Iterator[worker_pb2.Request]:
+        for wire in requests:
+            if 0 < wire.remaining_ms < unread_ms:
+                self._give_up(wire)
+            else:
+                yield wire
 
     def _take_slice(self, incoming: Iterator[worker_pb2.Request], arrived_at: float, late: bool) -> bool:
         """Returns whether the loop should have a turn before more is taken."""
@@ -167,8 +177,7 @@ class Dispatcher:
             except BaseException as error:
                 self._fail(request, error)
             else:
-                self._suspended(request, handler, lane, carrier)
-                carrier.hand_over(coroutine, waits_for, functools.partial(self._finish, request, handler, lane))
+                self._suspended(Job(self, request, handler, lane), carrier, coroutine, waits_for)
                 return _Pause.SPENT
             if carrier.touched or references(carrier) != untouched or context != base:
                 return _Pause.SPENT
@@ -189,50 +198,52 @@ class Dispatcher:
             reason = "the worker is draining" if self._shared.draining else "the worker has too much in flight"
             self.outlet.refuse(wire.id, Status.UNAVAILABLE, reason, not_started=True)
         else:
-            self.open[request] = None
+            job = Job(self, request, handler, lane)
+            self.open[job] = None
             if lane.busy and not handler.concurrent:
-                lane.wait(Waiting(self, request, handler, lane))
+                lane.wait(job)
             else:
-                self._start(request, handler, lane)
+                self._start(job)
 
-    def _start(self, request: Request, handler: Handler, lane: Lane) -> None:
-        """Start the handler of a request that is in `open`, if it is still worth it."""
+    def _start(self, job: Job) -> None:
+        """Start the handler of a job that is in `open`, if it is still worth it."""
         shared = self._shared
         if self.lease_is_over:
-            self._in_doubt.append(Waiting(self, request, handler, lane))
-        elif self._is_too_late(request):
-            del self.open[request]
-            self._give_up(request)
-        elif handler.threaded:
-            lane.busy = lane.busy or not handler.concurrent
-            settle = functools.partial(self._finish, request, handler, lane)
-            call = functools.partial(shared.context.copy().run, self._call_in_thread, handler, request)
-            shared.threads.submit(call, settle)
+            self._in_doubt.append(job)
+        elif self._is_too_late(job.request):
+            del self.open[job]
+            self._give_up(job.request._wire)
+        elif job.handler.threaded:
+            job.take_lane()
+            job.in_thread = True
+            shared.threads.submit(job)
         else:
-            run_in_place(shared.loop, shared.context, functools.partial(self._start_with, request, handler, lane))
+            run_in_place(shared.loop, shared.context, functools.partial(self._start_with, job))
 
-    def _start_with(
-        self, request: Request, handler: Handler, lane: Lane, carrier: Carrier, context: contextvars.Context
-    ) -> None:
+    def _start_with(self, job: Job, carrier: Carrier, context: contextvars.Context) -> None:
         try:
-            coroutine = handler.call(request)
+            coroutine = job.handler.call(job.request)
             waits_for = coroutine.send(None)
         except StopIteration as stop:
-            del self.open[request]
-            self._answer(request, stop.value)
+            del self.open[job]
+            self._answer(job.request, stop.value)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            del self.open[request]
-            self._fail(request, error)
+            del self.open[job]
+            self._fail(job.request, error)
         else:
-            self._suspended(request, handler, lane, carrier)
-            carrier.hand_over(coroutine, waits_for, functools.partial(self._finish, request, handler, lane))
+            self._suspended(job, carrier, coroutine, waits_for)
 
-    def _call_in_thread(self, handler: Handler, request: Request) -> Any:
-        if self.lease_is_over or self._is_too_late(request):  # it waited for a thread
+    def call_in_thread(self, job: Job) -> Any:
+        """Run the handler of a job whose turn has come.
+
+        Raises:
+            NotStarted: it waited too long for a thread.
+        """
+        if job.cancelled or self.lease_is_over or self._is_too_late(job.request):
             raise NotStarted
-        return handler.call(request)
+        return self._shared.context.copy().run(job.handler.call, job.request)
 
     @property
     def lease_is_over(self) -> bool:
@@ -243,43 +254,60 @@ class Dispatcher:
         # The requests of a lost link are other workers' by now.
         return isinstance(self.outlet, Lost) or time.monotonic() > request.deadline
 
-    def _give_up(self, request: Request) -> None:
+    def _give_up(self, wire: worker_pb2.Request) -> None:
         if not isinstance(self.outlet, Lost):
             self._counters.expired += 1
-        self.outlet.refuse(request._wire.id, Status.DEADLINE_EXCEEDED, "the deadline passed before the handler started")
+        self.outlet.refuse(wire.id, Status.DEADLINE_EXCEEDED, "the deadline passed before the handler started")
 
     def _decide(self) -> None:
         """There is no doubt any more: go on with what waited for that, in order. What follows it is not read yet."""
         doubtful, self._in_doubt = self._in_doubt, []
-        for waiting in doubtful:
-            if waiting.lane.busy and not waiting.handler.concurrent:
-                waiting.lane.wait(waiting)
+        for job in doubtful:
+            if job.lane.busy and not job.handler.concurrent:
+                job.lane.wait(job)
             else:
-                self._start(waiting.request, waiting.handler, waiting.lane)
+                self._start(job)
 
-    def _suspended(self, request: Request, handler: Handler, lane: Lane, carrier: Carrier) -> None:
-        self.open[request] = carrier
-        if not handler.concurrent:
-            lane.busy = True
+    def _suspended(self, job: Job, carrier: Carrier, coroutine: Any, waits_for: Any) -> None:
+        job.carrier = carrier
+        job.take_lane()
+        self.open[job] = None
+        carrier.hand_over(coroutine, waits_for, job.settle)
 
-    def _finish(self, request: Request, handler: Handler, lane: Lane, result: Any, error: BaseException | None) -> None:
+    def finish(self, job: Job, result: Any, error: BaseException | None) -> None:
         """A handler has ended that did not end in place."""
-        if not handler.concurrent:
-            lane.busy = False
-        if isinstance(error, NotStarted):
-            self._start(request, handler, lane)
+        held_lane = job.leave_lane()
+        if isinstance(error, NotStarted) and not job.cancelled:
+            job.in_thread = False
+            self._start(job)
         else:
-            del self.open[request]
-            if error is None:
-                self._answer(request, result)
+            del self.open[job]
+            job.carrier = None
+            if job.cancelled:
+                self._drop(job, error)
+            elif error is None:
+                self._answer(job.request, result)
             else:
-                self._fail(request, error)
-        if not handler.concurrent:
-            # Those that end in place leave the lane free for the next.
-            while (waiting := lane.next()) is not None:
-                waiting.dispatcher._start(waiting.request, waiting.handler, lane)
-                waiting.dispatcher._settled()
+                self._fail(job.request, error)
+        if held_lane:
+            self._go_on(job.lane)
         self._settled()
+
+    def _go_on(self, lane: Lane) -> None:
+        # Those that end in place leave the lane free for the next.
+        while (job := lane.next()) is not None:
+            job.dispatcher._start(job)
+            job.dispatcher._settled()
+
+    def _drop(self, job: Job, error: BaseException | None = None) -> None:
+        """Answer a cancelled job, which nobody waits for: it only frees the slot."""
+        if error is not None and not isinstance(error, (asyncio.CancelledError, NotStarted, StatusError)):
+            self._counters.failed += 1
+            self._shared.log.error("%r: handler failed after it was cancelled", job.request, error)
+        if time.monotonic() > job.request.deadline:
+            self.outlet.refuse(job.request._wire.id, Status.DEADLINE_EXCEEDED, "the deadline has passed")
+        else:
+            self.outlet.refuse(job.request._wire.id, Status.CANCELLED, "the client has gone")
 
     def _answer(self, request: Request, value: Any) -> None:
         """Send what a handler returned; it may be anything."""
@@ -325,7 +353,7 @@ class Dispatcher:
     def heartbeat(self) -> tuple[int, int]:
         """How many requests have no reply yet, and the age of the oldest in milliseconds."""
         for oldest in self.open:
-            return len(self.open), int((time.monotonic() - oldest._arrived_at) * 1000)
+            return len(self.open), int((time.monotonic() - oldest.request._arrived_at) * 1000)
         return 0, 0
 
     def heard(self) -> None:
@@ -335,10 +363,44 @@ class Dispatcher:
             self._decide()
             self._settled()
 
+    def cancel_requests(self, request_ids: Collection[int]) -> None:
+        """Nobody waits for these any more: stop them, or let them run on beside their lane; each still has its reply.
+
+        Requests that have been answered, or never came, are none.
+        """
+        wanted = set(request_ids)
+        self._cancel([job for job in self.open if job.request._wire.id in wanted and not job.cancelled])
+
+    def _cancel(self, jobs: Collection[Job]) -> None:
+        if not jobs:
+            return
+        self._counters.cancelled += len(jobs)
+        for job in jobs:
+            job.cancelled = job.request._cancelled = True
+        unbegun = {job for job in jobs if not job.has_begun}
+        for lane in {job.lane for job in unbegun}:
+            lane.withdraw(unbegun)
+        self._in_doubt = [job for job in self._in_doubt if job not in unbegun]
+        unbegun |= self._shared.threads.withdraw({job for job in jobs if job.in_thread})
+        for job in jobs:
+            if job in unbegun:
+                del self.open[job]
+                self._drop(job)
+            elif job.carrier is not None:
+                job.carrier.cancel()
+        for job in jobs:
+            # A worker that does one thing at a time waits for the end of a handler, whatever that does.
+            if (job in unbegun or job.lane is not self._shared.only_lane) and job.leave_lane():
+                self._go_on(job.lane)
+        self._settled()
+
     def lose(self) -> None:
-        """The link is gone: what runs goes on, for nobody."""
+        """The link is gone: what runs goes on, for nobody, if it is not past its deadline."""
         self.outlet = Lost(self._counters)
         self._decide()
+        for job in self.open:
+            job.request._cancelled = True
+        self._cancel([job for job in self.open if time.monotonic() > job.request.deadline and not job.cancelled])
         self._settled()
 
     async def idle(self) -> None:
@@ -355,8 +417,30 @@ class Dispatcher:
 
     async def cancel(self) -> None:
         """Cancel the handlers that still run; threads cannot be."""
-        carriers = [carrier for carrier in self.open.values() if carrier is not None]
+        carriers = [job.carrier for job in self.open if job.carrier is not None]
         for carrier in carriers:
             carrier.cancel()
         if carriers:
             await asyncio.wait(carriers, timeout=CANCEL_S)
+
+
+def _in_take_with(names: Mapping[str, Any]) -> tuple[Request, Handler] | None:
+    handler = names.get("handler")
+    return None if handler is None else (names["request"], handler)
+
+
+def _in_start_with(names: Mapping[str, Any]) -> tuple[Request, Handler]:
+    job: Job = names["job"]
+    return job.request, job.handler
+
+
+def _in_carrier(names: Mapping[str, Any]) -> tuple[Request, Handler] | None:
+    job = getattr(names.get("settle"), "__self__", None)
+    return (job.request, job.handler) if isinstance(job, Job) else None
+
+
+HANDLERS_RUN_IN: dict[CodeType, Finder] = {
+    Dispatcher._take_with.__code__: _in_take_with,
+    Dispatcher._start_with.__code__: _in_start_with,
+    Carrier._steps.__code__: _in_carrier,
+}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .dispatch import Waiting
+    from .job import Job
 
 
 class Lane:
@@ -19,18 +20,23 @@ class Lane:
 
     def __init__(self) -> None:
         self.busy = False
-        self._waiting: deque[Waiting] | None = None  # 600 bytes, so only the lanes have one that need it
+        self._waiting: deque[Job] | None = None  # 600 bytes, so only the lanes have one that need it
 
-    def wait(self, waiting: Waiting) -> None:
+    def wait(self, job: Job) -> None:
         if self._waiting is None:
             self._waiting = deque()
-        self._waiting.append(waiting)
+        self._waiting.append(job)
 
-    def next(self) -> Waiting | None:
+    def next(self) -> Job | None:
         """What may start now, if anything."""
         if self.busy or self._waiting is None:
             return None
-        waiting = self._waiting.popleft()
+        job = self._waiting.popleft()
         if not self._waiting:
             self._waiting = None
-        return waiting
+        return job
+
+    def withdraw(self, jobs: Container[Job]) -> None:
+        """Let these wait no more."""
+        if self._waiting is not None:
+            self._waiting = deque(job for job in self._waiting if job not in jobs) or None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -20,6 +21,7 @@ from gatecrew.v1 import worker_pb2
 from .dispatch import Dispatcher, Shared
 from .outbox import Outbox
 from .session import Session
+from .unread import Unread
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[worker_pb2.GatewayMessage, worker_pb2.WorkerMessage]
@@ -43,6 +45,7 @@ class Link:
         self._shared = shared
         self._hello = hello
         self._receipts: dict[int, asyncio.Future[int]] = {}
+        self._unread = Unread(shared.watch.watched_at)
         self._end = shared.loop.create_future()  # set: our side closes
 
     async def serve(self, context: Context) -> None:
@@ -82,11 +85,15 @@ class Link:
         log.info("link to gateway %s", self.gateway_id)
         message: object = first
         self.dispatcher.heard()
+        arrived_at = self._unread.arrived_at(first.sent_ms, math.inf)
         while isinstance(message, worker_pb2.GatewayMessage):  # else: the end of the stream
-            await self._take_in(message)
+            await self._take_in(message, arrived_at)
             if self.outbox.is_full:
                 await self.outbox.room()
+            asked_at = time.monotonic()
             message = await context.read()
+            if isinstance(message, worker_pb2.GatewayMessage):
+                arrived_at = self._unread.arrived_at(message.sent_ms, asked_at)
             if self.dispatcher.lease_is_over:
                 # The cancellation, if there is one, is behind what we read now: let it overtake.
                 await asyncio.sleep(DOUBT_S)
@@ -96,7 +103,7 @@ class Link:
         await self.dispatcher.idle()
         await self.outbox.empty()
 
-    async def _take_in(self, message: worker_pb2.GatewayMessage) -> None:
+    async def _take_in(self, message: worker_pb2.GatewayMessage, arrived_at: float) -> None:
         if message.HasField("heartbeat"):
             self.outbox.heartbeat(message.heartbeat.number, *self.dispatcher.heartbeat())
         sessions = self.sessions
@@ -106,13 +113,15 @@ class Link:
                 session = sessions[context.session] = Session(context.session, self._shared.links)
             session._update(context)
         if message.requests:
-            await self.dispatcher.take(message.requests)
+            await self.dispatcher.take(message.requests, arrived_at)
         for session_id in message.forgotten_sessions:
             sessions.pop(session_id, None)
         for result in message.push_results:
             receipt = self._receipts.pop(result.receipt, None)
             if receipt is not None and not receipt.done():
                 receipt.set_result(result.delivered)
+        if message.cancelled_requests:
+            self.dispatcher.cancel_requests(message.cancelled_requests)
 
     def expect(self, receipt: int) -> asyncio.Future[int]:
         """The number of sessions that a push with this receipt reaches here; 0 if the link ends first."""

@@ -36,6 +36,7 @@ class Counters:
 
     failed: int = 0  # handlers that raised something else than StatusError
     expired: int = 0  # requests whose deadline passed before their handler started
+    cancelled: int = 0  # requests that nobody waited for any more: stopped, never begun, or left alone in their thread
     not_started: int = 0  # requests given back: draining, or more than max_in_flight
     replies_lost: int = 0  # the link ended before they were written
     actions_lost: int = 0  # the same, and those for a gateway that does not read

@@ -21,14 +21,18 @@ MAX_COMMAND = 0xFFFF
 class Handler:
     """A user's function as the dispatcher calls it: always with a Request.
 
-    `threaded` is a plain def; others are coroutine functions. `concurrent` does not keep a session's order.
+    `threaded` is a plain def; others are coroutine functions. `concurrent` does not keep a session's order. `name` is
+    the function's, for people.
     """
 
-    __slots__ = ("call", "concurrent", "threaded")
+    __slots__ = ("call", "concurrent", "name", "threaded")
 
-    def __init__(self, call: Callable[[Request], Any], threaded: bool, concurrent: bool) -> None:
+    def __init__(
+        self, function: RequestHandler | SessionHandler, call: Callable[[Request], Any], concurrent: bool
+    ) -> None:
         self.call = call
-        self.threaded = threaded
+        self.name: str = getattr(function, "__name__", type(function).__name__)
+        self.threaded = not _is_coroutine_function(function)
         self.concurrent = concurrent
 
 
@@ -41,7 +45,7 @@ class Program:
         self.events: dict[int, Handler] = {}
 
     def add(self, commands: Iterable[int], function: RequestHandler, concurrent: bool) -> None:
-        handler = Handler(function, not _is_coroutine_function(function), concurrent)
+        handler = Handler(function, function, concurrent)
         for command in commands:
             if not 0 <= command <= MAX_COMMAND:
                 raise ValueError(f"a command is 0 to {MAX_COMMAND}, not {command}")
@@ -52,18 +56,23 @@ class Program:
     def add_any(self, function: RequestHandler) -> None:
         if self.any is not None:
             raise ValueError("there is a handler for every other command already")
-        self.any = Handler(function, not _is_coroutine_function(function), False)
+        self.any = Handler(function, function, False)
 
     def add_event(self, kind: worker_pb2.Kind.ValueType, function: SessionHandler) -> None:
         if kind in self.events:
             raise ValueError(f"{worker_pb2.Kind.Name(kind)} has a handler already")
-        threaded = not _is_coroutine_function(function)
-        self.events[kind] = Handler(lambda request: function(request.session), threaded, False)
+        self.events[kind] = Handler(function, lambda request: function(request.session), False)
 
     @property
     def commands(self) -> list[int]:
         """As a hello says it: empty for every command."""
         return [] if self.any is not None else sorted(self.by_command)
+
+    @property
+    def threaded(self) -> bool:
+        """Whether every request's handler runs in a thread."""
+        handlers = [*self.by_command.values(), *([self.any] if self.any is not None else [])]
+        return bool(handlers) and all(handler.threaded for handler in handlers)
 
     @property
     def serves_nothing(self) -> bool:

@@ -24,7 +24,9 @@ class Request:
     """
 
     # Only what every handler reads is taken out of the wire message beforehand; each field costs 50 ns.
-    __slots__ = ("_arrived_at", "_wire", "body", "session")
+    __slots__ = ("_arrived_at", "_cancelled", "_wire", "body", "session")
+
+    _cancelled: bool  # unset until it is true: not even that is free here
 
     def __init__(self, wire: worker_pb2.Request, session: Session, arrived_at: float) -> None:
         self._wire = wire
@@ -56,10 +58,11 @@ class Request:
     def deadline(self) -> float:
         """When the client gets an error instead, in seconds of `time.monotonic()` and the loop's clock.
 
-        A handler that still runs then is left alone; its reply goes nowhere. Infinite where there is no deadline.
+        An `async` handler that still runs then is cancelled; for one in a thread see `cancelled`. Infinite where there
+        is no deadline.
 
         Example:
-            async with asyncio.timeout_at(request.deadline):
+            async with asyncio.timeout_at(request.deadline - 0.5):
                 ...
         """
         remaining_ms = self._wire.remaining_ms
@@ -69,6 +72,24 @@ class Request:
     def remaining_s(self) -> float:
         """Seconds until the deadline, at least 0."""
         return max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the reply any more: the deadline has passed, or the client or its gateway has gone.
+
+        An `async` handler need not look: it is cancelled, `asyncio.CancelledError` is raised where it waits, and the
+        session's next request begins. A thread can't be cancelled: the session goes on in another one, and a handler
+        that works for long had better look from time to time.
+
+        Example:
+            @worker.on(7)
+            def render(request: Request) -> bytes | None:
+                for part in parts:
+                    if request.cancelled:
+                        return None
+                    draw(part)
+        """
+        return hasattr(self, "_cancelled") or time.monotonic() > self.deadline
 
     def __repr__(self) -> str:
         return f"<Request {self.idempotency_key} command={self.command} attempt={self.attempt} {len(self.body)} bytes>"

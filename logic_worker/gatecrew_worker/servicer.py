@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -53,7 +54,7 @@ class Servicer(worker_pb2_grpc.LogicWorkerServicer):
         outlet = OneReply(self._shared.loop)
         dispatcher = Dispatcher(self._shared, outlet, self._sessions)
         try:
-            await dispatcher.take((request,))
+            await dispatcher.take((request,), time.monotonic())
             return await outlet.reply_waiter
         finally:
             dispatcher.lose()

@@ -88,7 +88,14 @@ class Serving:
             max_in_flight=self._worker.max_in_flight,
             session_events=bool(program.events),
             version=self._worker.version,
+            concurrency=self._concurrency(),
         )
+
+    def _concurrency(self) -> int:
+        """How many handlers can run at once; 0 where that has no limit, as with one that awaits, or isn't known."""
+        if self._worker.one_at_a_time:
+            return 1
+        return self._worker.threads if self._worker._program.threaded else 0
 
     def _entry(self, host: str) -> Entry:
         service = self._worker.service
@@ -125,6 +132,7 @@ class Serving:
             raise WorkerError(
                 f"cannot listen on {_join(host, port)}: in use, or not an address of ours; choose another"
             ) from None
+        self._shared.watch.start()
         await self._server.start()
         self.address = _join(advertise_host or host, self.port)
         if registry is not None:
@@ -158,6 +166,7 @@ class Serving:
         for dispatcher in tuple(self._shared.dispatchers):
             await dispatcher.cancel()
         self._threads.close()
+        self._shared.watch.close()
         await self._worker._links.detach()
 
     async def _finish(self) -> None:

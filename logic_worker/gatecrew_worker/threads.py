@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from queue import SimpleQueue
-from typing import Any
+from collections.abc import Callable, Container
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
 
-from .inplace import Settle
 from .mailbox import Mailbox
 
-_Job = tuple[Callable[[], Any], Settle]
+if TYPE_CHECKING:
+    from .job import Job
 
 
 class Threads:
@@ -22,18 +22,34 @@ class Threads:
     def __init__(self, size: int, mailbox: Mailbox) -> None:
         self._size = size
         self._mailbox = mailbox
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._started = 0
         self._idle = 0  # threads less jobs: below 0, more threads would help
 
-    def submit(self, call: Callable[[], Any], settle: Settle) -> None:
-        """Call in a thread, then `settle(result, error)` on the loop. Only from the loop."""
+    def submit(self, job: Job) -> None:
+        """`call` it in a thread, then `settle` it on the loop. Only from the loop."""
         if self._idle <= 0 and self._started < self._size:
             self._started += 1
             self._idle += 1
             threading.Thread(target=self._work, name=f"handler-{self._started}", daemon=True).start()
         self._idle -= 1
-        self._jobs.put((call, settle))
+        self._jobs.put(job)
+
+    def withdraw(self, jobs: Container[Job]) -> set[Job]:
+        """Take those back that no thread has begun, and return them. Only from the loop."""
+        waiting: list[Job | None] = []
+        if jobs:
+            try:
+                while True:
+                    waiting.append(self._jobs.get_nowait())
+            except Empty:
+                pass
+        withdrawn = {job for job in waiting if job is not None and job in jobs}
+        self._idle += len(withdrawn)
+        for job in waiting:
+            if job is None or job not in withdrawn:
+                self._jobs.put(job)
+        return withdrawn
 
     def close(self) -> None:
         """Let the threads end when they have done what was submitted."""
@@ -43,19 +59,19 @@ class Threads:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            self._mailbox.post(self._run(*job))
+            self._mailbox.post(self._run(job))
             del job  # its request, and whatever hangs on it, is not kept until the next one comes
 
-    def _run(self, call: Callable[[], Any], settle: Settle) -> Callable[[], None]:
+    def _run(self, job: Job) -> Callable[[], None]:
         result: Any = None
         failure: BaseException | None = None
         try:
-            result = call()
+            result = job.call()
         except BaseException as error:
             failure = error
 
         def settled() -> None:
             self._idle += 1
-            settle(result, failure)
+            job.settle(result, failure)
 
         return settled

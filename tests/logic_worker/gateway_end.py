@@ -94,6 +94,10 @@ class GatewayEnd:
     async def post(self, *requests: worker_pb2.Request) -> None:
         await self.send(requests=requests)
 
+    async def cancel(self, *requests: worker_pb2.Request) -> None:
+        """Say that nobody waits for these any more."""
+        await self.send(cancelled_requests=[request.id for request in requests])
+
     async def ask(self, *requests: worker_pb2.Request) -> list[worker_pb2.Reply]:
         """Send a batch and wait for its replies, in the order of the requests."""
         await self.post(*requests)

@@ -1,6 +1,7 @@
 """One gateway's stream, seen from the gateway."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -46,6 +47,42 @@ async def test_hello_of_a_worker_for_everything() -> None:
         assert gateway.hello.session_events
         known, unknown = await gateway.ask(gateway.request(1, b"x"), gateway.request(999))
         assert (known.body, unknown.body) == (b"x", b"rest")
+
+
+@pytest.mark.parametrize(
+    ("handlers", "options", "concurrency"),
+    [
+        ("def", {"threads": 7}, 7),
+        ("def def", {"threads": 7}, 7),
+        ("async", {"threads": 7}, 0),
+        ("def async", {"threads": 7}, 0),
+        ("def any-async", {"threads": 7}, 0),
+        ("def open-async", {"threads": 7}, 7),
+        ("def async", {"one_at_a_time": True}, 1),
+        ("", {}, 0),
+    ],
+)
+async def test_hello_says_how_many_handlers_can_run_at_once(
+    handlers: str, options: dict[str, Any], concurrency: int
+) -> None:
+    worker = Worker("hello", **options)
+
+    def plain(_: object) -> None: ...
+
+    async def waits(_: object) -> None: ...
+
+    for command, handler in enumerate(handlers.split()):
+        match handler:
+            case "def":
+                worker.on(command)(plain)
+            case "async":
+                worker.on(command)(waits)
+            case "any-async":
+                worker.on_any(waits)
+            case "open-async":
+                worker.on_open(waits)
+    async with linked(worker) as (gateway, _):
+        assert gateway.hello.concurrency == concurrency
 
 
 async def test_every_request_of_every_batch_has_one_reply() -> None:
