@@ -49,6 +49,7 @@ class Handlers:
         return request.body
 
     async def stubborn(self, request: Request) -> bytes:
+        self.log.append("stubborn began")
         while not self.release.is_set():
             try:
                 await self.release.wait()
@@ -108,7 +109,7 @@ async def test_handler_that_swallows_the_cancellation_does_not_hold_its_session(
         handlers.release.set()
         (reply,) = await gateway.answers(stubborn)
         assert (reply.status, reply.body) == (Status.CANCELLED, b"")
-        assert handlers.log == ["following", "swallowed"]
+        assert handlers.log == ["stubborn began", "following", "swallowed"]
 
 
 async def test_what_waits_in_the_lane_is_never_begun() -> None:
@@ -182,6 +183,7 @@ async def test_one_at_a_time_waits_for_the_end_all_the_same(command: int) -> Non
             gateway.request(2, b"x"),
         )
         await gateway.post(hung, dropped, waits)
+        await eventually(lambda: handlers.log)
         await gateway.cancel(hung, dropped)
         (reply,) = await gateway.answers(dropped)
         assert reply.status == Status.CANCELLED
