@@ -23,6 +23,9 @@ class Counters:
     redelivered: int = 0
     returned_not_started: int = 0
     quarantined: int = 0
+    quarantine_refused: int = 0  # the same as one that is quarantined
+    dead_letters: int = 0  # kept now: this one falls, too
+    dead_letters_dropped: int = 0
     events_lost: int = 0  # open and close events that no worker took
     links_opened: int = 0
     links_lost: int = 0

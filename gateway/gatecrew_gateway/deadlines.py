@@ -51,7 +51,7 @@ class Deadlines:
             del link.pending[packet.id]
             if packet is link.suspect:
                 link.suspect = None
-            packet.suspect = False
+            packet.suspect = ""
         unwritten = [packet for packet in link.queue if packet.deadline <= now]
         if unwritten:
             link.queue = [packet for packet in link.queue if packet.deadline > now]

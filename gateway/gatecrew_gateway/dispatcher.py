@@ -15,6 +15,7 @@ from .counters import Counters
 from .routing.lane import Lane, Pending
 from .routing.link import Link, LinkState
 from .routing.pool import Pool
+from .routing.quarantine import DeadLetter, Quarantine
 from .routing.route import Route, RouteTable
 from .session import MAX_REASON, Session, SessionTable
 
@@ -26,6 +27,8 @@ EVENT_DEADLINE_S = 60.0  # of open and close events
 
 _pack = HEADER.pack
 _STATUSES = frozenset(map(int, Status))
+_QUARANTINED = "quarantined: two workers were lost while they handled this request"
+_QUARANTINED_BEFORE = "quarantined: two workers were lost while they handled a request with the same body"
 _MAX_BODY = MAX_PACKET - PACKET_OVERHEAD
 _RECEIVED_NOTIFY = int(Kind.NOTIFY)
 _REPLY = int(Kind.REPLY)
@@ -63,6 +66,8 @@ class Dispatcher:
         self.pools: dict[str, Pool] = {}
         self.routes = RouteTable(config.routes, self.pools, self.pool)
         self.counters = counters
+        self.quarantine = Quarantine(config.quarantine_s, counters)
+        self._links: set[Link] = set()  # that are not lost
         self._sessions = sessions
         self._max_waiting = config.max_waiting
         self._max_attempts = config.max_attempts
@@ -85,6 +90,8 @@ class Dispatcher:
     def receive(self, session: Session, packets: Sequence[tuple[int, int, int, bytes]]) -> None:
         """What one client sent, as (kind, command, seq, body) of the client wire, in order."""
         now = self._clock()
+        if self.quarantine.watched:
+            packets = self._screened(session, packets, now)
         known = self.routes.known
         first = id = self._next_id
         notifies = 0
@@ -119,6 +126,30 @@ class Dispatcher:
             session.flush()
         self.counters.requests += accepted - notifies
         self.counters.notifies += notifies
+
+    def _screened(
+        self, session: Session, packets: Sequence[tuple[int, int, int, bytes]], now: float
+    ) -> Sequence[tuple[int, int, int, bytes]]:
+        """Refuse those that are quarantined; what is left."""
+        quarantine = self.quarantine
+        if now >= quarantine.expires_at:
+            quarantine.tidy(now)
+        left = []
+        for packet in packets:
+            kind, command, seq, body = packet
+            if command in quarantine.watched and kind <= _RECEIVED_NOTIFY:
+                route = self.routes.resolve(command)
+                letter = quarantine.find(route.pool.service, command, body) if route else None
+                if letter is not None:
+                    letter.refused += 1
+                    self.counters.quarantine_refused += 1
+                    if kind == _RECEIVED_NOTIFY:
+                        self.counters.notifies_dropped += 1
+                    else:
+                        self._error(session, command, seq, Status.FAILED_PRECONDITION, _QUARANTINED_BEFORE)
+                    continue
+            left.append(packet)
+        return left
 
     def _refuse(self, session: Session, kind: int, command: int, seq: int, route: Route | None) -> None:
         if route is None and not self.pools:
@@ -177,6 +208,7 @@ class Dispatcher:
             pool.commands = commands
             self.routes.forget()
         pool.join(link)
+        self._links.add(link)
         self.counters.links_opened += 1
         if session_events and not pool.session_events:
             pool.session_events = True
@@ -200,21 +232,27 @@ class Dispatcher:
             link.pool.leave(link, self._clock())
             link.hold()
 
-    def lost(self, link: Link, crashed: bool) -> None:
+    def lost(self, link: Link, crashed: bool, blame: bool = True) -> None:
         """Move everything unanswered to other workers. The caller has cancelled the stream, so that nothing more can
-        arrive on it. `crashed`: the worker's process died, so one of the packets it held may have killed it.
+        arrive on it. `crashed`: the worker's process died or fell silent, so one of the packets it held may have done
+        that. `blame`: the suspect that it held has, since it is the second worker.
         """
+        culprit = link.suspect if crashed and blame else None
+        suspects = link.count_read() if crashed and culprit is None else 0
         link.state = LinkState.LOST
         link.pool.leave(link, self._clock())
-        self.counters.links_lost += 1
-        culprit = link.suspect if crashed else None
         link.suspect = None
+        self._links.discard(link)
+        self.counters.links_lost += 1
+        letter = None if culprit is None else self._quarantine(culprit, link.worker_id)
         blocks: dict[Lane, list[Pending]] = {}
-        for packet in link.pending.values():
+        for number, packet in enumerate(link.pending.values()):
             block = blocks.setdefault(packet.lane, [])
-            packet.suspect = crashed and culprit is None
+            packet.suspect = link.worker_id if number < suspects else ""
             if packet is culprit:
-                self._quarantine(packet)
+                self._fail(packet, Status.FAILED_PRECONDITION, _QUARANTINED)
+            elif self._is_quarantined(packet):
+                self._refuse_the_like(packet)
             elif not packet.resend:
                 self._fail(packet, Status.ABORTED, "outcome unknown: the worker was lost and may have run it")
             elif packet.attempt + 1 >= self._max_attempts:
@@ -234,26 +272,75 @@ class Dispatcher:
             lane.take_back(block)
             if lane.waiting:
                 link.pool.list(lane, first=True)
+        if letter is not None:
+            self._refuse_waiting(letter, link.pool)
         if (link.pool.ready or link.pool.suspects) and link.pool.called is None:
             link.pool.wake()
 
-    def _quarantine(self, packet: Pending) -> None:
+    def _quarantine(self, packet: Pending, worker_id: str) -> DeadLetter:
         self.counters.quarantined += 1
+        letter = self.quarantine.add(packet, worker_id, self._clock())
         dead_letters.error(
-            "quarantined: command %d of session %x, %d bytes, was being handled when two workers of %r crashed",
-            packet.command,
-            packet.lane.session.id,
-            len(packet.body),
-            packet.lane.pool.service,
+            "quarantined %s: command %d of session %x, %d bytes, was being handled when workers of %r were lost: %s",
+            letter.id,
+            letter.command,
+            letter.session,
+            len(letter.body),
+            letter.service,
+            ", ".join(letter.workers),
         )
-        self._fail(
-            packet, Status.FAILED_PRECONDITION, "quarantined: two workers crashed while they handled this request"
-        )
+        return letter
+
+    def _is_quarantined(self, packet: Pending) -> bool:
+        """Whether another packet that is the same has been quarantined since this one was accepted."""
+        if not self.quarantine.watched or packet.route is None:
+            return False
+        lane = packet.lane
+        letter = self.quarantine.find(lane.pool.service, packet.command, packet.body)
+        return letter is not None and (letter.session, letter.number) != (lane.session.id, packet.id)
+
+    def _acquit(self, link: Link, answers: Iterable[Answer]) -> None:
+        """Whether one of these was the same as a quarantined one, and did its worker no harm."""
+        for answer in answers:
+            packet = link.pending.get(answer.id)
+            if packet is None or answer.status or packet.command not in self.quarantine.watched:
+                continue
+            if self.quarantine.find(packet.lane.pool.service, packet.command, packet.body) is not None:
+                self.quarantine.acquit(packet, self._clock())
+
+    def _refuse_the_like(self, packet: Pending) -> None:
+        letter = self.quarantine.find(packet.lane.pool.service, packet.command, packet.body)
+        if letter is not None:
+            letter.refused += 1
+        self.counters.quarantine_refused += 1
+        self._fail(packet, Status.FAILED_PRECONDITION, _QUARANTINED_BEFORE)
+
+    def _refuse_waiting(self, letter: DeadLetter, pool: Pool) -> None:
+        """What waits and is the same as this letter meets nobody. What is in flight elsewhere is not sent again."""
+        lanes = {id(lane): lane for lane in (*pool.ready, *pool.suspects)}
+        for link in self._links:
+            if link.pool is not pool:
+                continue
+            lanes.update((id(packet.lane), packet.lane) for packet in (*link.pending.values(), *link.queue))
+            for packet in [packet for packet in link.queue if self._is_quarantined(packet)]:
+                link.queue.remove(packet)
+                packet.lane.open -= 1
+                self._refuse_the_like(packet)
+                if not packet.lane.open:
+                    pool.release(packet.lane)
+        for lane in lanes.values():
+            gone = [packet for packet in lane.waiting if self._is_quarantined(packet)]
+            if gone:
+                pool.take_out(lane, gone)
+                for packet in gone:
+                    self._refuse_the_like(packet)
 
     # From workers.
 
     def answered(self, link: Link, answers: Iterable[Answer], touched: list[Session]) -> None:
         """Settle a batch. Sessions with something to write are added to `touched`; the caller flushes them."""
+        if self.quarantine.watched:
+            self._acquit(link, answers)
         pop = link.pending.pop
         probe = link.pending.get(link.limit.probe)
         late = replies = 0
@@ -267,8 +354,10 @@ class Dispatcher:
             session = lane.session
             status = answer.status
             if packet.suspect:
-                packet.suspect = False
+                packet.suspect = ""
                 link.suspect = None
+                if not status:
+                    self.quarantine.acquit(packet, self._clock())
             lane.open -= 1
             if status and answer.not_started:
                 self._give_back(packet, link)
@@ -316,7 +405,9 @@ class Dispatcher:
         if packet.id == link.limit.probe:
             link.limit.probe = 0
         link.rest(now)
-        if not lane.pool.budget.spend(now):
+        if self._is_quarantined(packet):
+            self._refuse_the_like(packet)
+        elif not lane.pool.budget.spend(now):
             self._fail(packet, Status.UNAVAILABLE, "no worker took it, and the retry budget is spent")
         else:
             lane.take_back([packet])

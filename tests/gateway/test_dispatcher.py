@@ -284,7 +284,7 @@ def test_a_crash_while_a_suspect_is_out_clears_the_others() -> None:
     second = crew.worker("b")
     crew.lose(first)
     crew.run()
-    crew.send(crew.client(), 1)
+    crew.send(crew.client(), 2)
     crew.pass_time(LINGER_S)
     crew.run()
     assert len(second.in_flight) == 2

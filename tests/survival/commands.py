@@ -9,6 +9,7 @@ BIND, JOIN = 41, 42  # the session, to the user or group in the body
 FLOOD = 43  # pushes to the session, as often as the body says
 SLOW = 44  # answers after as many seconds as the body says
 POISON = 66  # ends the worker
+BLOCK = 67  # blocks the worker for good
 PUSHED = 5  # what is pushed has this command
 
 POISONED = 66  # exit code of a poisoned worker
@@ -27,4 +28,8 @@ order = "strict"
 [[route]]
 commands = "30-39"
 order = "none"
+
+[[route]]
+commands = "67"
+deadline_ms = 20000
 """

@@ -14,6 +14,7 @@ from gatecrew_worker import Request, Worker
 from survival.commands import (
     AT_MOST_ONCE,
     BIND,
+    BLOCK,
     ECHO,
     FLOOD,
     JOIN,
@@ -117,3 +118,12 @@ async def slow(request: Request) -> bytes:
 @worker.on(POISON)
 async def poison(request: Request) -> bytes:
     os._exit(POISONED)
+
+
+@worker.on(BLOCK)
+async def block(request: Request) -> bytes:
+    """Stand still for good, and leave the processor to those who are well."""
+    os.close(os.open(directory / f"blocked-{pid}", os.O_CREAT | os.O_WRONLY))
+    os.nice(19)
+    while True:
+        pass

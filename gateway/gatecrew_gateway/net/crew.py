@@ -237,12 +237,20 @@ class Crew:
             return
         if silent > self._config.lost_after_s:
             log.warning("worker %s has been silent for %.1f s: given up", link.worker_id, silent)
-            shell.frozen()
+            shell.frozen(blame=not self._are_others_silent(shell, now))
         elif silent > self._config.suspect_after_s:
             if link.state is LinkState.READY:
                 self.dispatcher.suspected(link)
         elif link.state is LinkState.SUSPECT:
             self.dispatcher.recovered(link)
+
+    def _are_others_silent(self, shell: StreamLink | UnaryLink, now: float) -> bool:
+        """Whether most other workers have missed a heartbeat too: then the machine or the network has stood still, and
+        no packet is to blame.
+        """
+        longest = max(self._config.heartbeat_s, self._config.lost_after_s - self._config.heartbeat_s)
+        others = [now - other.heard_at for other in self.links() if other is not shell]
+        return sum(silent > longest for silent in others) * 2 > len(others)
 
     async def aclose(self) -> None:
         tasks = [member.task for member in self.members.values()]

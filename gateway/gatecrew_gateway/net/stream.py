@@ -152,6 +152,7 @@ class StreamLink:
                 if not isinstance(message, worker_pb2.WorkerMessage):  # the end of the stream
                     return False
                 self.heard_at = self._loop.time()
+                link.sent_when_it_spoke = link.sent
                 self._take_in(link, message)
         except grpc.aio.AioRpcError as error:
             log.info("link to %s ended: %s %s", self._worker_id, error.code().name, error.details())
@@ -297,20 +298,20 @@ class StreamLink:
             if len(self._forgotten) == 1:
                 self._wake()
 
-    def frozen(self) -> None:
-        """Give the worker up: it has been silent for too long."""
+    def frozen(self, blame: bool) -> None:
+        """Give the worker up: it has been silent for too long. `blame`: see Dispatcher.lost."""
         self._counters.workers_frozen += 1
-        self._lose(crashed=False)
+        self._lose(self.link is not None and self.link.state is not LinkState.DRAINING, blame)
 
     def _cancel(self) -> None:
         if self._call is not None:
             self._call.cancel()
 
-    def _lose(self, crashed: bool) -> None:
+    def _lose(self, crashed: bool, blame: bool = True) -> None:
         # Fencing: the stream is dead before any of its packets goes to another worker.
         self._cancel()
         if self.link is not None and self.link.state is not LinkState.LOST:
-            self._dispatcher.lost(self.link, crashed)
+            self._dispatcher.lost(self.link, crashed, blame)
 
 
 def add_context(context: worker_pb2.SessionContext, session: Session) -> None:

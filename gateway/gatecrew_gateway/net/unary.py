@@ -111,7 +111,7 @@ class UnaryLink:
                 return
             reply = worker_pb2.Reply(status=error.code().value[0], message=error.details() or "")
         reply.id = packet.id  # not every ten-line worker copies it
-        self.heard_at = self._loop.time()
+        self._heard()
         touched: list[Session] = []
         self._dispatcher.answered(self.link, (reply,), touched)
         for session in touched:
@@ -133,18 +133,23 @@ class UnaryLink:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 self._lose(crashed=True)
                 return
+        self._heard()
+
+    def _heard(self) -> None:
         self.heard_at = self._loop.time()
+        self.link.sent_when_it_spoke = self.link.sent
 
     def forget(self, session_id: int) -> None:
         """Every call carries its context; there is nothing to forget."""
 
-    def frozen(self) -> None:
+    def frozen(self, blame: bool) -> None:
+        """Give the worker up: it has been silent for too long. `blame`: see Dispatcher.lost."""
         self._counters.workers_frozen += 1
-        self._lose(crashed=False)
+        self._lose(crashed=True, blame=blame)
 
-    def _lose(self, crashed: bool) -> None:
+    def _lose(self, crashed: bool, blame: bool = True) -> None:
         if self.link.state is not LinkState.LOST:
             for task in self._calls:
                 task.cancel()  # fencing: what a frozen worker answers later is not read
-            self._dispatcher.lost(self.link, crashed and self.link.state is not LinkState.DRAINING)
+            self._dispatcher.lost(self.link, crashed and self.link.state is not LinkState.DRAINING, blame)
             self._over.set()

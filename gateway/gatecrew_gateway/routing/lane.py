@@ -50,11 +50,11 @@ class Pending:
         self.deadline = deadline  # on the loop's clock, seconds
         self.resend = resend  # may go to a second worker after it was written to a first
         self.attempt = 0
-        self.suspect = False  # was in flight when a worker crashed; travels alone until it is cleared
+        self.suspect = ""  # the worker that was lost with it; travels alone until it is cleared
 
     @property
     def alone(self) -> bool:
-        return self.suspect or (self.route is not None and self.route.alone)
+        return bool(self.suspect) or (self.route is not None and self.route.alone)
 
 
 _id = attrgetter("id")

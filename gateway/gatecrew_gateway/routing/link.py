@@ -50,6 +50,7 @@ class Link:
         self.awake = False  # woken, and `take` not called yet
         self.writing = False  # a batch is on its way to the socket: with a frozen worker, for long
         self.sent = 0
+        self.sent_when_it_spoke = 0  # `sent` at the worker's last message
         self.answered = 0
         self.rests_until = 0.0  # it gets nothing new before; 0: it does not rest
         self._rest_s = 0.0
@@ -145,6 +146,15 @@ class Link:
             if packet.alone:
                 return count
         return len(waiting)
+
+    def count_read(self) -> int:
+        """Of what is pending, how many the worker may have read: the first so many. A process that died may have read
+        all. One that is silent has read no more than a batch since it spoke last: what it reads, it answers.
+        """
+        if self.state is not LinkState.SUSPECT:
+            return len(self.pending)
+        since = self.sent - self.sent_when_it_spoke
+        return max(0, len(self.pending) - max(0, since - FULL_BATCH))
 
     def heard(self) -> None:
         """An answer came: what has gathered may go."""

@@ -12,7 +12,7 @@ been given out by itself, and a worker that has more open than others gets less.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from .budget import RetryBudget
@@ -184,6 +184,15 @@ class Pool:
             queue.appendleft(lane)
         else:
             queue.append(lane)
+
+    def take_out(self, lane: Lane, packets: Collection[Pending]) -> None:
+        """These wait no longer. A lane without a link is listed by what is then its first."""
+        listed = lane.link is None
+        if listed:
+            (self.suspects if lane.waiting[0].suspect else self.ready).remove(lane)
+        lane.waiting = [packet for packet in lane.waiting if packet not in packets]
+        if listed and lane.waiting:
+            self.list(lane, first=True)
 
     def join(self, link: Link) -> None:
         self.links.append(link)

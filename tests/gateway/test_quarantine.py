@@ -1,0 +1,391 @@
+"""What took two workers down is remembered, kept, and bounded; what only looks like it is let go. No sockets."""
+
+import pytest
+
+from gatecrew_gateway.codec import Kind, Status
+from gatecrew_gateway.config import GatewayConfig, RouteConfig
+from gatecrew_gateway.routing import quarantine
+from gatecrew_gateway.routing.link import LinkState
+from gatecrew_gateway.routing.pool import FULL_BATCH
+from gateway.crew import Client, Crew, Worker
+
+pytestmark = pytest.mark.quick
+
+POISON = b"poison"
+REFUSED = Status.FAILED_PRECONDITION
+
+
+def say(crew: Crew, client: Client, body: bytes, command: int = 1, kind: Kind = Kind.REQUEST, copies: int = 1) -> int:
+    """Send a packet, as often as told to in one read; returns the last one's seq."""
+    packets = []
+    for _ in range(copies):
+        client.last_seq += 1
+        packets.append((int(kind), command, client.last_seq, body))
+    crew.dispatcher.receive(client.session, packets)
+    crew.run()
+    return client.last_seq
+
+
+def poisoned(crew: Crew, body: bytes = POISON, command: int = 1, client: Client | None = None) -> Client:
+    """Somebody's packet has taken two workers with it."""
+    client = client or crew.client()
+    for name in ("first", "second"):
+        if not any(packet.body == body for worker in crew.workers for packet in worker.in_flight):
+            crew.worker(name)
+            say(crew, client, body, command) if name == "first" else crew.run()
+        crew.lose(holder(crew, body))
+        crew.worker(f"after {name}")
+        crew.run()
+    return client
+
+
+def holder(crew: Crew, body: bytes = POISON) -> Worker:
+    [worker] = [worker for worker in crew.workers if any(packet.body == body for packet in worker.in_flight)]
+    return worker
+
+
+def met(crew: Crew, body: bytes = POISON) -> int:
+    """How many workers have it in hand now."""
+    return sum(packet.body == body for worker in crew.workers for packet in worker.in_flight)
+
+
+# The memory.
+
+
+def test_the_same_command_and_body_reach_nobody_for_ten_minutes() -> None:
+    crew = Crew()
+    poisoned(crew)
+    other = crew.client()
+    for _ in range(3):
+        seq = say(crew, other, POISON)
+        assert not met(crew)
+        [(status, text)] = other.errors[seq]
+        assert status == REFUSED
+        assert text.startswith("quarantined")
+    assert crew.counters.quarantined == 1
+    assert crew.counters.quarantine_refused == 3
+    assert not other.session.in_flight
+    crew.pass_time(599)
+    say(crew, other, POISON)
+    assert not met(crew)
+    crew.pass_time(2)
+    say(crew, other, POISON)
+    assert met(crew) == 1
+    assert not crew.dispatcher.quarantine.watched  # and costs nothing any more
+
+
+def test_a_notify_of_the_same_is_dropped_and_counted() -> None:
+    crew = Crew()
+    poisoned(crew)
+    other = crew.client()
+    dropped = crew.counters.notifies_dropped
+    say(crew, other, POISON, kind=Kind.NOTIFY)
+    assert not met(crew)
+    assert crew.counters.notifies_dropped == dropped + 1
+    assert crew.counters.quarantine_refused == 1
+    assert not other.errors
+
+
+def test_another_body_and_another_command_go_on() -> None:
+    crew = Crew()
+    poisoned(crew)
+    other = crew.client()
+    say(crew, other, b"harmless")
+    say(crew, other, POISON, command=2)
+    crew.pass_time(0.1)
+    crew.run()
+    assert {(packet.command, packet.body) for worker in crew.workers for packet in worker.in_flight} == {
+        (1, b"harmless"),
+        (2, POISON),
+    }
+
+
+def test_what_comes_with_it_in_one_read_is_served() -> None:
+    crew = Crew()
+    poisoned(crew)
+    other = crew.client()
+    bodies = [b"before", POISON, b"after"]
+    crew.dispatcher.receive(other.session, [(0, 1, seq, body) for seq, body in enumerate(bodies)])
+    crew.run()
+    for worker in crew.workers:
+        worker.answer_all()
+    assert other.replies == {0: [b"before"], 2: [b"after"]}
+    assert [status for status, _ in other.errors[1]] == [REFUSED]
+
+
+def test_it_can_be_turned_off() -> None:
+    crew = Crew(GatewayConfig(quarantine_s=0))
+    poisoned(crew)
+    say(crew, crew.client(), POISON)
+    assert met(crew) == 1
+    assert len(crew.dispatcher.quarantine.letters) == 1
+
+
+def test_events_are_kept_but_refuse_no_packet_of_command_0() -> None:
+    crew = Crew()
+    crew.worker("first", events=True)
+    crew.client()
+    crew.run()
+    for _ in range(2):
+        crew.worker("next", events=True)
+        crew.lose(crew.workers[0])
+        crew.run()
+    assert crew.counters.quarantined == 1
+    say(crew, crew.client(), b"", command=0)
+    assert not crew.counters.quarantine_refused
+
+
+# The same packet more than once.
+
+
+def test_three_copies_sent_at_once_take_two_workers() -> None:
+    crew = Crew()
+    crew.worker("first")
+    client = crew.client()
+    say(crew, client, POISON, copies=3)
+    assert met(crew) == 3
+    crew.worker("second")
+    crew.lose(crew.workers[0])
+    crew.run()
+    assert met(crew) == 1
+    crew.worker("third")
+    crew.lose(holder(crew))
+    crew.run()
+    assert not met(crew)
+    assert [status for [(status, _)] in client.errors.values()] == [REFUSED] * 3
+    assert crew.counters.quarantined == 1
+    assert crew.counters.quarantine_refused == 2
+    say(crew, client, b"harmless")
+    crew.workers[0].answer_all()
+    assert client.replies == {4: [b"harmless"]}
+
+
+def test_a_copy_that_waits_in_a_queue_or_behind_another_packet_meets_nobody() -> None:
+    crew = Crew()
+    crew.worker("first")
+    client, patient, queued = crew.client(), crew.client(), crew.client()
+    say(crew, client, POISON)
+    crew.worker("second")
+    crew.lose(crew.workers[0])
+    crew.run()
+    [third] = [crew.worker("third")]
+    for other in (patient, queued):
+        say(crew, other, b"slow")
+        crew.pass_time(0.1)
+        crew.run()
+    third_holds = {packet.lane.session.id for packet in third.in_flight}
+    assert third_holds
+    third.link.writing = True
+    for other in (patient, queued):
+        say(crew, other, POISON)
+        say(crew, other, b"harmless")
+    crew.lose(holder(crew))
+    third.link.written()
+    for _ in range(10):
+        crew.run()
+        assert not met(crew)
+        for worker in crew.workers:
+            worker.answer_all()
+        crew.pass_time(0.1)
+    for other in (patient, queued):
+        assert [status for status, _ in other.errors[2]] == [REFUSED]
+        assert set(other.replies) >= {3}
+    assert all(pool.load == 0 for pool in crew.dispatcher.pools.values())
+
+
+def test_a_copy_in_flight_elsewhere_is_not_sent_again_when_its_worker_is_lost_or_gives_it_back() -> None:
+    crew = Crew()
+    crew.worker("first")
+    clients = [crew.client() for _ in range(4)]
+    say(crew, clients[0], POISON)
+    crew.worker("second")
+    crew.lose(crew.workers[0])
+    crew.run()
+    for name, client in zip(("third", "fourth"), clients[1:], strict=False):
+        crew.worker(name)
+        say(crew, client, POISON)
+        crew.pass_time(0.1)
+        crew.run()
+    assert met(crew) == 3
+    suspect, *others = [worker for worker in crew.workers if worker.in_flight]
+    assert suspect.link.suspect is not None
+    crew.lose(suspect)
+    crew.worker("fifth")
+    crew.lose(others[0], crashed=False)
+    others[1].answer(*others[1].in_flight, status=Status.UNAVAILABLE, not_started=True)
+    crew.pass_time(0.1)
+    crew.run()
+    assert not met(crew)
+    assert [status for client in clients[:3] for status, _ in client.errors[1]] == [REFUSED] * 3
+
+
+def test_what_workers_answer_in_doubt_is_not_refused_for_everybody() -> None:
+    """An empty body that everybody sends, and two workers that crash for reasons of their own."""
+    crew = Crew()
+    crew.worker("first")
+    clients = [crew.client() for _ in range(3)]
+    crew.dispatcher.receive(clients[0].session, [(0, 1, 1, b"")])
+    crew.dispatcher.receive(clients[1].session, [(0, 1, 1, b"")])
+    crew.pass_time(0.1)
+    crew.run()
+    crew.worker("second")
+    crew.lose(crew.workers[0])
+    crew.run()
+    crew.workers[0].answer_all()
+    crew.run()
+    crew.worker("third")
+    crew.lose(crew.workers[0])
+    assert crew.counters.quarantined == 1
+    say(crew, clients[2], b"")
+    assert met(crew, b"") == 1
+
+
+def test_an_answer_to_the_same_elsewhere_ends_the_refusal() -> None:
+    crew = Crew()
+    crew.worker("first")
+    unlucky, well, later = (crew.client() for _ in range(3))
+    say(crew, unlucky, b"")
+    crew.worker("second")
+    crew.lose(crew.workers[0])
+    crew.run()
+    third = crew.worker("third")
+    say(crew, well, b"")
+    crew.pass_time(0.1)
+    crew.run()
+    assert third.in_flight
+    crew.lose(crew.workers[0])
+    assert crew.counters.quarantined == 1
+    assert crew.dispatcher.quarantine.watched
+    third.answer_all()
+    assert well.replies == {1: [b""]}
+    say(crew, later, b"")
+    third.answer_all()
+    assert later.replies == {1: [b""]}
+
+
+# A worker that fell silent.
+
+
+def freeze(crew: Crew, worker: Worker, blame: bool = True) -> None:
+    crew.dispatcher.suspected(worker.link)
+    crew.workers.remove(worker)
+    crew.dispatcher.lost(worker.link, crashed=True, blame=blame)
+
+
+def test_a_packet_that_blocks_its_worker_meets_two() -> None:
+    crew = Crew()
+    crew.worker("first")
+    client = crew.client()
+    say(crew, client, POISON)
+    crew.worker("second")
+    freeze(crew, crew.workers[0])
+    crew.run()
+    crew.worker("third")
+    freeze(crew, holder(crew))
+    crew.run()
+    assert not met(crew)
+    assert [status for status, _ in client.errors[1]] == [REFUSED]
+
+
+def test_when_the_others_are_silent_too_nothing_is_to_blame() -> None:
+    crew = Crew()
+    crew.worker("first")
+    client = crew.client()
+    say(crew, client, POISON)
+    crew.worker("second")
+    freeze(crew, crew.workers[0], blame=False)
+    crew.run()
+    crew.worker("third")
+    freeze(crew, holder(crew), blame=False)
+    crew.run()
+    assert crew.counters.quarantined == 0
+    holder(crew).answer_all()
+    assert client.replies == {1: [POISON]}
+
+
+def test_what_a_silent_worker_has_not_read_is_not_suspect() -> None:
+    crew = Crew()
+    worker = crew.worker("first", max_in_flight=2000)
+    early = [crew.client() for _ in range(3)]
+    for client in early:
+        crew.send(client, 1)
+    crew.pass_time(0.1)
+    crew.run()
+    answered = worker.in_flight[0]
+    worker.answer(answered)
+    worker.link.sent_when_it_spoke = worker.link.sent
+    for _ in range(4):
+        worker.link.limit.now = 2000
+        for _ in range(FULL_BATCH // 2):
+            crew.send(crew.client(), 1)
+        crew.pass_time(0.1)
+        crew.run()
+    assert len(worker.in_flight) == 2 + 2 * FULL_BATCH
+    freeze(crew, worker)
+    assert len(worker.link.pool.suspects) == 2 + FULL_BATCH
+
+
+def test_a_draining_worker_that_ends_makes_nothing_suspect() -> None:
+    crew = Crew()
+    crew.worker("first")
+    say(crew, crew.client(), POISON)
+    crew.dispatcher.draining(crew.workers[0].link)
+    assert crew.workers[0].link.state is LinkState.DRAINING
+    crew.worker("second")
+    crew.lose(crew.workers[0], crashed=False)
+    crew.run()
+    assert not any(packet.suspect for packet in crew.workers[0].in_flight)
+
+
+# What is kept.
+
+
+def test_a_dead_letter_says_what_it_was_and_who_was_lost() -> None:
+    crew = Crew()
+    client = crew.client()
+    crew.sessions.bind(client.session, "ann")
+    poisoned(crew, client=client)
+    [letter] = crew.dispatcher.quarantine.letters.values()
+    assert (letter.service, letter.command, letter.body) == ("echo", 1, POISON)
+    assert (letter.session, letter.user, letter.peer) == (client.session.id, "ann", "10.0.0.1:5")
+    assert letter.id == f"{client.session.id:x}-{1:x}"  # the request's key, as its workers have logged it
+    assert letter.workers == ("first", "after first")
+    say(crew, crew.client(), POISON)
+    assert letter.refused == 1
+    assert crew.counters.dead_letters == 1
+
+
+def test_letters_are_bounded_in_number_and_bytes_and_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quarantine, "MAX_LETTERS", 3)
+    monkeypatch.setattr(quarantine, "MAX_LETTER_BYTES", 100)
+    crew = Crew()
+    for number in range(5):
+        poisoned(crew, b"%d" % number)
+    kept = crew.dispatcher.quarantine
+    assert [letter.body for letter in kept.letters.values()] == [b"2", b"3", b"4"]
+    assert crew.counters.dead_letters == 3
+    assert crew.counters.dead_letters_dropped == 2
+    poisoned(crew, bytes(99))
+    assert [len(letter.body) for letter in kept.letters.values()] == [1, 99]
+    assert crew.counters.dead_letters_dropped == 4
+    assert sum(map(len, kept.watched.values())) == 2
+    say(crew, crew.client(), b"3")  # what is forgotten may come again
+    assert met(crew, b"3") == 1
+
+
+def test_a_read_costs_one_look_while_nothing_is_quarantined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And bodies of commands that have no entry are not hashed."""
+    crew = Crew(GatewayConfig(routes=(RouteConfig(commands="*", service="echo"),)))
+    poisoned(crew)
+    hashed: list[bytes] = []
+
+    def count(body: bytes) -> bytes:
+        hashed.append(body)
+        return b""
+
+    monkeypatch.setattr(quarantine, "digest", count)
+    client = crew.client()
+    say(crew, client, b"x" * 100, command=2)
+    assert not hashed
+    say(crew, client, b"x" * 100, command=1)
+    assert hashed
