@@ -24,6 +24,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gatecrew.v1 import worker_pb2, worker_pb2_grpc
 from gatecrew_cli.conformance import kit as kit_module
+from gatecrew_cli.conformance.cancel_checks import CANCEL_CHECKS
 from gatecrew_cli.conformance.finding import Finding
 from gatecrew_cli.conformance.kit import Kit
 from gatecrew_cli.conformance.leave_checks import HANDLE_LEAVE_CHECKS
@@ -33,6 +34,8 @@ from gatecrew_cli.errors import Failed
 from gatecrew_worker import Worker
 
 REFERENCE = Path(__file__).parents[2] / "examples" / "workers" / "python"
+CHECKS = LINK_CHECKS.all + CANCEL_CHECKS.all
+CANCELLED = 1
 SLOW = {"keepalive"}  # waits for half a minute by its nature; the whole kit runs in tests/workers
 
 ToWorker = Callable[[worker_pb2.GatewayMessage], Iterable[worker_pb2.GatewayMessage]]
@@ -108,7 +111,7 @@ async def kit_for(to_worker: ToWorker = same, to_gateway: ToGateway = same, serv
 
 async def findings(kit: Kit, *names: str) -> dict[str, Finding]:
     found = []
-    for check in LINK_CHECKS.all:
+    for check in CHECKS:
         if check.name in names:
             outcome, detail = await kit._run(check)
             found.append(Finding(check, outcome, detail, 0.0))
@@ -250,6 +253,63 @@ def no_deadline(message: worker_pb2.GatewayMessage) -> Iterable[worker_pb2.Gatew
     return (message,)
 
 
+def no_cancellation(message: worker_pb2.GatewayMessage) -> Iterable[worker_pb2.GatewayMessage]:
+    del message.cancelled_requests[:]
+    return (message,)
+
+
+def no_reply_to_cancelled(message: worker_pb2.WorkerMessage) -> Iterable[worker_pb2.WorkerMessage]:
+    kept = [reply for reply in message.replies if reply.status != CANCELLED]
+    del message.replies[:]
+    message.replies.extend(kept)
+    return (message,)
+
+
+def cancelled_twice(message: worker_pb2.WorkerMessage) -> Iterable[worker_pb2.WorkerMessage]:
+    again = [reply for reply in message.replies if reply.status == CANCELLED]
+    return (message, worker_pb2.WorkerMessage(replies=again)) if again else (message,)
+
+
+def all_that_is_cancelled_is_answered() -> tuple[ToWorker, ToGateway]:
+    ids: list[int] = []
+
+    def to_worker(message: worker_pb2.GatewayMessage) -> Iterable[worker_pb2.GatewayMessage]:
+        ids.extend(message.cancelled_requests)
+        return (message,)
+
+    def to_gateway(message: worker_pb2.WorkerMessage) -> Iterable[worker_pb2.WorkerMessage]:
+        message.replies.extend(worker_pb2.Reply(id=id_) for id_ in ids)
+        ids.clear()
+        return (message,)
+
+    return to_worker, to_gateway
+
+
+def the_first_cancellation_is_lost() -> ToWorker:
+    """The check's first is of the request that waits: it then has its turn when the running one is cancelled."""
+    lost: list[int] = []
+
+    def change(message: worker_pb2.GatewayMessage) -> Iterable[worker_pb2.GatewayMessage]:
+        if message.cancelled_requests and not lost:
+            lost.extend(message.cancelled_requests)
+            del message.cancelled_requests[:]
+        return (message,)
+
+    return change
+
+
+def no_sent_ms(message: worker_pb2.GatewayMessage) -> Iterable[worker_pb2.GatewayMessage]:
+    message.sent_ms = 0
+    return (message,)
+
+
+def always_late(message: worker_pb2.GatewayMessage) -> Iterable[worker_pb2.GatewayMessage]:
+    """As for a worker that takes the gateway's clock for its own."""
+    if message.requests and message.sent_ms:
+        message.sent_ms -= 1_000_000
+    return (message,)
+
+
 FAULTS: list[tuple[str, ToWorker, ToGateway]] = [
     ("hello", same, hello(incarnation="")),
     ("hello", same, hello(service="")),
@@ -282,6 +342,14 @@ FAULTS: list[tuple[str, ToWorker, ToGateway]] = [
     ("groups", same, to_everybody),
     ("session-commands", same, only_pushes),
     ("unknown-fields", strict_parser, same),
+    ("cancelled", no_cancellation, same),
+    ("cancelled", same, no_reply_to_cancelled),
+    ("cancelled", same, cancelled_twice),
+    ("cancelled-in-the-lane", the_first_cancellation_is_lost(), same),
+    ("cancelled-in-the-lane", same, no_reply_to_cancelled),
+    ("cancelled-too-late", *all_that_is_cancelled_is_answered()),
+    ("time-unread", no_sent_ms, same),
+    ("time-unread", always_late, same),
 ]
 
 
@@ -314,7 +382,7 @@ async def test_a_check_that_measures_time_may_fail_twice() -> None:
 async def test_the_reference_worker_passes() -> None:
     """Through the same proxy, which then changes nothing: so it is the rule that the tests above see broken."""
     async with kit_for() as kit:
-        found = await findings(kit, *({check.name for check in LINK_CHECKS.all} - SLOW))
+        found = await findings(kit, *({check.name for check in CHECKS} - SLOW))
     assert {name: each.detail for name, each in found.items() if each.outcome != "ok"} == {}
 
 

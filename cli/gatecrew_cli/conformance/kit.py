@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gatecrew.v1 import worker_pb2
 
 from ..errors import Failed, UserError
+from .cancel_checks import CANCEL_CHECKS
 from .finding import Broken, Check, Finding, Outcome, Skipped
 from .handle_checks import HANDLE_CHECKS
 from .leave_checks import HANDLE_LEAVE_CHECKS, LINK_LEAVE_CHECKS
@@ -176,7 +177,7 @@ class Kit:
     @property
     def checks(self) -> Sequence[Check]:
         if self.flavour == "link":
-            return LINK_CHECKS.all + LINK_LEAVE_CHECKS.all
+            return LINK_CHECKS.all + CANCEL_CHECKS.all + LINK_LEAVE_CHECKS.all
         return HANDLE_CHECKS.all + HANDLE_LEAVE_CHECKS.all
 
     async def run(self, on_finding: Callable[[Finding], None]) -> list[Finding]:
