@@ -4,7 +4,9 @@ import (
 	"context"
 	"io"
 	"log"
+	"math"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,12 +33,13 @@ type link struct {
 	ctx      context.Context
 	end      context.CancelCauseFunc
 	sessions map[uint64]*Session // of the reader
+	clock    clock               // of the reader
 	lanes    sync.WaitGroup
 
 	heard    atomic.Int64 // when the gateway last spoke
 	inFlight atomic.Int32 // how many are open
 	mu       sync.Mutex
-	open     map[*task]struct{} // requests in lanes, until they are answered
+	open     map[uint64]*task // requests in lanes by their ids, until they are answered
 }
 
 // task is a request on its way to its handler.
@@ -44,13 +47,10 @@ type task struct {
 	session *Session
 	request *pb.Request
 	command command
+	ctx     context.Context // ends when nobody waits for the answer any more
+	cancel  context.CancelFunc
 	arrived time.Duration
-}
-
-// late is whether nobody waits for the answer any more.
-func (t task) late(at time.Duration) bool {
-	remaining := time.Duration(t.request.RemainingMs) * time.Millisecond
-	return remaining > 0 && at-t.arrived > remaining
+	due     time.Duration // the deadline, by our clock
 }
 
 func newLink(worker *Worker, stream pb.LogicWorker_LinkServer) *link {
@@ -62,7 +62,7 @@ func newLink(worker *Worker, stream pb.LogicWorker_LinkServer) *link {
 		ctx:      ctx,
 		end:      end,
 		sessions: map[uint64]*Session{},
-		open:     map[*task]struct{}{},
+		open:     map[uint64]*task{},
 	}
 }
 
@@ -106,6 +106,7 @@ func (l *link) stoodStill(at time.Duration) bool { return at-time.Duration(l.hea
 
 func (l *link) take(message *pb.GatewayMessage) {
 	arrived := now()
+	sent := arrived - l.clock.unread(message.SentMs, arrived)
 	if message.Heartbeat != nil {
 		l.outbox.beat(l.heartbeat(message.Heartbeat.Number))
 	}
@@ -113,10 +114,13 @@ func (l *link) take(message *pb.GatewayMessage) {
 		l.session(context.Session).context = context
 	}
 	for _, request := range message.Requests {
-		l.admit(request, arrived)
+		l.admit(request, arrived, sent)
 	}
 	for _, id := range message.ForgottenSessions {
 		delete(l.sessions, id)
+	}
+	for _, id := range message.CancelledRequests {
+		l.cancel(id)
 	}
 }
 
@@ -130,7 +134,7 @@ func (l *link) session(id uint64) *Session {
 }
 
 // admit runs a request's handler at once, or puts it in its session's lane, or refuses it.
-func (l *link) admit(request *pb.Request, arrived time.Duration) {
+func (l *link) admit(request *pb.Request, arrived, sent time.Duration) {
 	if request.Kind > pb.Kind_KIND_NOTIFY { // an event that we did not ask for, or a kind of a later version
 		l.outbox.reply(&pb.Reply{Id: request.Id})
 		return
@@ -142,7 +146,10 @@ func (l *link) admit(request *pb.Request, arrived time.Duration) {
 	}
 	session := l.session(request.Session)
 	request.Context = session.context
-	t := task{session, request, command, arrived}
+	t := task{session: session, request: request, command: command, ctx: l.ctx, arrived: arrived, due: math.MaxInt64}
+	if request.RemainingMs > 0 {
+		t.due = sent + time.Duration(request.RemainingMs)*time.Millisecond
+	}
 	switch {
 	case l.worker.draining.Load():
 		l.giveBack(request, "the worker is draining")
@@ -157,18 +164,24 @@ func (l *link) admit(request *pb.Request, arrived time.Duration) {
 
 func (l *link) queue(t task) {
 	l.inFlight.Add(1)
+	t.ctx, t.cancel = context.WithCancel(l.ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.open[&t] = struct{}{}
-	if t.session.busy.Load() {
-		t.session.waiting = append(t.session.waiting, &t)
-	} else {
-		t.session.busy.Store(true)
-		l.lanes.Go(func() { l.runLane(&t) })
+	l.open[t.request.Id] = &t
+	t.session.waiting = append(t.session.waiting, &t)
+	if !t.session.busy.Load() {
+		l.startLane(t.session)
 	}
 }
 
-// runLane runs a session's requests, one after the other, until none is left.
+// startLane begins the next of a session's requests in a goroutine of its own, if there is one. In the mutex.
+func (l *link) startLane(session *Session) {
+	if t := session.next(); t != nil {
+		l.lanes.Go(func() { l.runLane(t) })
+	}
+}
+
+// runLane runs a session's requests, one after the other, until none is left, or the running one is cancelled.
 func (l *link) runLane(t *task) {
 	for t != nil {
 		l.run(*t)
@@ -178,19 +191,39 @@ func (l *link) runLane(t *task) {
 }
 
 func (l *link) next(done *task) *task {
-	l.inFlight.Add(-1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.open, done)
-	session := done.session
-	if len(session.waiting) == 0 {
-		session.waiting = nil
-		session.busy.Store(false)
+	l.closed(done)
+	if done.session.running != done { // cancelled: another goroutine has the lane
 		return nil
 	}
-	next := session.waiting[0]
-	session.waiting = session.waiting[1:]
-	return next
+	return done.session.next()
+}
+
+// closed notes that a request of a lane is answered. In the mutex.
+func (l *link) closed(t *task) {
+	t.cancel()
+	delete(l.open, t.request.Id)
+	l.inFlight.Add(-1)
+}
+
+// cancel ends what nobody waits for any more. One that waits is answered now; one that runs has its context ended, is
+// answered when its handler returns, which holds its place until then, and keeps its session waiting no longer.
+func (l *link) cancel(id uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.open[id]
+	if t == nil { // answered before it came to that
+		return
+	}
+	t.cancel()
+	if at := slices.Index(t.session.waiting, t); at >= 0 {
+		t.session.waiting = slices.Delete(t.session.waiting, at, at+1)
+		l.closed(t)
+		l.fail(t.request, cancelled)
+	} else if t.session.running == t {
+		l.startLane(t.session)
+	}
 }
 
 // run answers a request, by its handler if it is still worth it.
@@ -203,7 +236,9 @@ func (l *link) run(t task) {
 	case l.ctx.Err() != nil: // its requests are other workers' by now
 	case l.stoodStill(at):
 		l.giveBack(t.request, "the worker stood still")
-	case t.late(at):
+	case t.ctx.Err() != nil:
+		l.fail(t.request, cancelled)
+	case at > t.due:
 		l.fail(t.request, status.New(codes.DeadlineExceeded, "the deadline passed before the handler started"))
 	default:
 		l.answer(t)
@@ -223,7 +258,9 @@ func (l *link) answer(t task) {
 		return
 	}
 	shown, isStatus := status.FromError(err)
-	if !isStatus {
+	if t.ctx.Err() != nil {
+		shown = cancelled
+	} else if !isStatus {
 		if l.worker.mayLog() {
 			log.Printf("command %d: %v", t.request.Command, err)
 		}
@@ -242,7 +279,7 @@ func (l *link) call(t task) (body []byte, err error) {
 			err = internal.Err()
 		}
 	}()
-	return t.command.handle(l.ctx, t.session, t.request)
+	return t.command.handle(t.ctx, t.session, t.request)
 }
 
 func (l *link) fail(request *pb.Request, shown *status.Status) {
@@ -260,20 +297,19 @@ func (l *link) heartbeat(number uint64) *pb.Heartbeat {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	oldest := now()
-	for t := range l.open {
+	for _, t := range l.open {
 		oldest = min(oldest, t.arrived)
 	}
 	age := now() - oldest
 	return &pb.Heartbeat{Number: number, InFlight: uint32(len(l.open)), OldestMs: uint32(age.Milliseconds())}
 }
 
-var internal = status.New(codes.Internal, "internal error")
+var (
+	internal  = status.New(codes.Internal, "internal error")
+	cancelled = status.New(codes.Canceled, "nobody waits for the answer any more")
+)
 
 // TooLarge is what the client hears of a reply that fits in no packet.
 func TooLarge(bytes uint64) error {
 	return status.Errorf(codes.Internal, "a reply of %d bytes; %d at most", bytes, MaxBody)
 }
-
-var started = time.Now()
-
-func now() time.Duration { return time.Since(started) }

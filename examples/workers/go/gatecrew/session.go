@@ -7,18 +7,32 @@ import (
 	"example.com/tour/pb"
 )
 
-// Session is a client, as one link knows it. Its requests run one after the other. Who it is stands in each request's
-// Context.
+// Session is a client, as one link knows it. Its requests run one after the other, but do not wait for a handler whose
+// context has ended. Who it is stands in each request's Context.
 type Session struct {
 	ID    uint64
-	State any // yours: for its handlers only, so no lock is needed; gone when the session is
+	State any // yours: for handlers whose context has not ended, so no lock is needed; gone when the session is
 
 	link    *link
 	context *pb.SessionContext // of the link's reader
 
-	// The lane. Only the reader makes it busy, and only the goroutine that it started then makes it free.
+	// The lane. Only the reader makes it busy.
 	busy    atomic.Bool
-	waiting []*task // in the link's mutex
+	running *task // in the link's mutex, as is what waits for it
+	waiting []*task
+}
+
+// next is the request whose turn has come, and nil if there is none. In the link's mutex.
+func (s *Session) next() *task {
+	s.running = nil
+	if len(s.waiting) > 0 {
+		s.running = s.waiting[0]
+		s.waiting = s.waiting[1:]
+	} else {
+		s.waiting = nil
+	}
+	s.busy.Store(s.running != nil)
+	return s.running
 }
 
 // Push sends a packet to the client.

@@ -25,7 +25,8 @@ const (
 )
 
 // Handler answers a request. Its error reaches the client if it is one of gRPC's (status.Error); any other, and a
-// panic, is logged and the client is told "internal error". The context ends with the link.
+// panic, is logged and the client is told "internal error". The context ends with the link, and when nobody waits for the
+// answer any more: the deadline has passed, or the client has gone. The session's next request does not wait then.
 type Handler func(ctx context.Context, session *Session, request *pb.Request) ([]byte, error)
 
 type command struct {
@@ -123,7 +124,7 @@ func (w *Worker) hello() *pb.WorkerHello {
 		Incarnation: w.Incarnation,
 		Commands:    slices.Sorted(maps.Keys(w.commands)),
 		NoCommands:  len(w.commands) == 0, // else an empty list means all
-		MaxInFlight: maxInFlight,
+		MaxInFlight: maxInFlight,          // and no Concurrency: a goroutine for each
 	}
 }
 

@@ -18,9 +18,9 @@ const counts = new WeakMap<Session, number>(); // a session goes when its gatewa
 
 /** `worker.on` for handlers that are counted. */
 function on(command: number, handler: Handler): void {
-  worker.on(command, (session, request) => {
+  worker.on(command, (session, request, task) => {
     begun++;
-    return handler(session, request);
+    return handler(session, request, task);
   });
 }
 
@@ -34,8 +34,8 @@ on(103, () => {
   throw new Error("as asked");
 });
 
-on(104, async (session, request) => {
-  await setTimeout(Math.min(number(request), LONGEST_MS), undefined, { signal: session.signal });
+on(104, async (_, request, { signal }) => {
+  await setTimeout(Math.min(number(request), LONGEST_MS), undefined, { signal });
   return request.body;
 });
 

@@ -1,5 +1,6 @@
 #include "contract/link.h"
 
+#include <algorithm>
 #include <iostream>
 #include <utility>
 
@@ -117,6 +118,7 @@ void Link::take_in() {
     return;
   }
   greeted_ = true;
+  arrived_ = heard_at_ - std::chrono::duration_cast<steady_clock::duration>(clock_.unread(batch_.sent_ms(), heard_at_));
   if (batch_.has_heartbeat()) {
     auto& heartbeat = *batch_.mutable_heartbeat();
     const auto age = open_.empty() ? steady_clock::duration::zero() : heard_at_ - open_.front().arrived;
@@ -142,8 +144,9 @@ bool Link::begin_next() {
     return true;
   }
   for (const auto id : batch_.forgotten_sessions()) forget(id);
+  for (const auto id : batch_.cancelled_requests()) cancel(id);
   read();
-  return false;
+  return !ready_.empty();
 }
 
 const std::shared_ptr<Session>& Link::session(std::uint64_t id) {
@@ -177,7 +180,7 @@ void Link::admit(v1::Request& wire) {
   call.place = std::prev(open_.end());
   call.id = wire.id();
   call.notify = wire.kind() == v1::KIND_NOTIFY;
-  call.arrived = heard_at_;
+  call.arrived = arrived_;
   call.session = session(wire.session());
   call.handler = handler;
   call.request = {
@@ -185,7 +188,7 @@ void Link::admit(v1::Request& wire) {
       .command = wire.command(),
       .attempt = wire.attempt(),
       .notify = call.notify,
-      .deadline = wire.remaining_ms() ? heard_at_ + milliseconds(wire.remaining_ms()) : steady_clock::time_point::max(),
+      .deadline = wire.remaining_ms() ? arrived_ + milliseconds(wire.remaining_ms()) : steady_clock::time_point::max(),
       .session = call.session,
       .body = std::move(*wire.mutable_body()),
   };
@@ -216,6 +219,23 @@ void Link::begin(Call& call) {
   } else {
     call.task.on_end([this, &call] { answer(call); });
   }
+}
+
+// Ends what nobody waits for any more: the handler is dropped where it waits, and its session goes on.
+void Link::cancel(std::uint64_t id) {
+  const auto found = std::find_if(open_.begin(), open_.end(), [id](const Call& call) { return call.id == id; });
+  if (found == open_.end()) return;  // answered before it came to that
+  Call& call = *found;
+  outbox_->refuse(id, grpc::CANCELLED, "nobody waits for the answer any more");
+  const auto before = std::find_if(open_.begin(), open_.end(), [&call](const Call& it) { return it.next == &call; });
+  if (before == open_.end()) {
+    std::erase(ready_, &call);
+    call.task = {};
+    return close(call);
+  }
+  before->next = call.next;
+  if (call.session->last == &call) call.session->last = &*before;
+  open_.erase(found);
 }
 
 void Link::answer(Call& call) {

@@ -15,6 +15,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "contract/clock.h"
 #include "contract/loop.h"
 #include "contract/session.h"
 #include "contract/task.h"
@@ -67,6 +68,7 @@ class Link : public std::enable_shared_from_this<Link> {
   bool begin_next();
   void admit(v1::Request& wire);
   void begin(Call& call);
+  void cancel(std::uint64_t id);
   void answer(Call& call);
   void close(Call& call);
   void write();
@@ -91,6 +93,8 @@ class Link : public std::enable_shared_from_this<Link> {
   bool writing_ = false;
   std::optional<grpc::Status> end_;  // what to end the stream with when nothing is open any more
   std::chrono::steady_clock::time_point heard_at_;
+  std::chrono::steady_clock::time_point arrived_;  // when the batch could have been read
+  Clock clock_;
   Timer doubt_;
 };
 

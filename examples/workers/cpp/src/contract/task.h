@@ -9,7 +9,8 @@
 
 namespace gatecrew {
 
-// Runs at once, up to its first wait; most handlers have none. Destroying it drops the handler where it waits.
+// Runs at once, up to its first wait; most handlers have none. Destroying it drops the handler where it waits, as is
+// done when nobody waits for its answer any more: what it holds it must hold by objects that free it.
 class [[nodiscard]] Task {
  public:
   struct promise_type;

@@ -30,7 +30,7 @@ std::string random_name() {
 Worker::Worker(std::string service) {
   hello_.set_service(std::move(service));
   hello_.set_incarnation(random_name());
-  hello_.set_max_in_flight(kMaxInFlight);
+  hello_.set_max_in_flight(kMaxInFlight);  // and no concurrency: coroutines wait without a thread
 }
 
 Handler Worker::find(std::uint32_t command) const {

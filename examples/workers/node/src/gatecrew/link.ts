@@ -1,4 +1,3 @@
-import { setMaxListeners } from "node:events";
 import { status, type ServerDuplexStream } from "@grpc/grpc-js";
 import {
   type GatewayMessage,
@@ -9,19 +8,22 @@ import {
   SessionContext,
   type WorkerMessage,
 } from "../pb/gatecrew/v1/worker.js";
+import { Clock } from "./clock.js";
 import { Outbox } from "./outbox.js";
 import { Session } from "./session.js";
 import { MAX_BODY, StatusError, tooLarge } from "./status.js";
-import { MAX_IN_FLIGHT, type Handler, type Worker } from "./worker.js";
+import { Task } from "./task.js";
+import { MAX_IN_FLIGHT, type Worker } from "./worker.js";
 
 const LEASE_MS = 2000; // a gateway speaks every second; after such a silence we stood still
 const DOUBT_MS = 200; // for a cancellation to overtake what came before it
 const MAX_MESSAGE = 1024; // characters of an error that the client is shown
 const NOTHING = new Uint8Array();
+const NOBODY_WAITS = new StatusError(status.CANCELLED, "nobody waits for the answer any more");
 const EMPTY = Reply.create(); // spread into each reply, which is cheaper than another create
 
-/** A request on its way to its handler. `arrived` is performance.now(). */
-type Task = { session: Session; request: Request; handler: Handler; arrived: number };
+/** A session with a handler that has not ended, and what waits for that. */
+type Lane = { running: Task; waiting: Task[] };
 
 /** The stream of one gateway. */
 export class Link {
@@ -29,9 +31,9 @@ export class Link {
   readonly #worker: Worker;
   readonly #call: ServerDuplexStream<GatewayMessage, WorkerMessage>;
   readonly #sessions = new Map<bigint, Session>();
-  readonly #open = new Set<Task>(); // those that wait, for a promise or in a lane, oldest first
-  readonly #lanes = new Map<Session, Task[]>(); // what waits for a handler of its session that has not ended
-  readonly #end = new AbortController();
+  readonly #open = new Map<bigint, Task>(); // those that wait, for a promise or in a lane, oldest first
+  readonly #lanes = new Map<Session, Lane>();
+  readonly #clock = new Clock();
   #heardAt = Infinity; // when the gateway last spoke
   #greeted = false;
   #halfClosed = false;
@@ -40,7 +42,6 @@ export class Link {
   constructor(worker: Worker, call: ServerDuplexStream<GatewayMessage, WorkerMessage>) {
     this.#worker = worker;
     this.#call = call;
-    setMaxListeners(0, this.#end.signal); // every handler may listen
     this.outbox = new Outbox(
       (message, written) => call.write(message, written),
       () => this.#onWritten(),
@@ -77,10 +78,11 @@ export class Link {
   }
 
   #take(message: GatewayMessage): void {
-    const arrived = (this.#heardAt = performance.now());
+    const now = (this.#heardAt = performance.now());
+    const arrived = now - this.#clock.unreadMs(message.sentMs, now);
     if (message.heartbeat !== undefined) {
-      const [oldest] = this.#open;
-      const oldestMs = oldest === undefined ? 0 : Math.round(arrived - oldest.arrived);
+      const [oldest] = this.#open.values();
+      const oldestMs = oldest === undefined ? 0 : Math.round(now - oldest.arrived);
       const inFlight = this.#open.size;
       this.outbox.beat(Heartbeat.create({ number: message.heartbeat.number, inFlight, oldestMs }));
     }
@@ -93,6 +95,9 @@ export class Link {
     for (const id of message.forgottenSessions) {
       this.#sessions.delete(id);
     }
+    for (const id of message.cancelledRequests) {
+      this.#cancel(id);
+    }
     this.outbox.flush();
     if (this.outbox.isFull) {
       this.#call.pause();
@@ -102,7 +107,7 @@ export class Link {
   #session(id: bigint): Session {
     let session = this.#sessions.get(id);
     if (session === undefined) {
-      session = new Session(id, SessionContext.create({ session: id }), this.#end.signal, this.outbox);
+      session = new Session(id, SessionContext.create({ session: id }), this.outbox);
       this.#sessions.set(id, session);
     }
     return session;
@@ -123,14 +128,14 @@ export class Link {
       this.#giveBack(request, "the worker has too much in flight");
     } else {
       const session = this.#session(request.session);
-      const task = { session, request, handler, arrived };
+      const task = new Task(session, request, handler, arrived);
       const lane = this.#lanes.get(session);
       if (lane !== undefined) {
-        this.#open.add(task);
-        lane.push(task);
+        this.#open.set(request.id, task);
+        lane.waiting.push(task);
       } else if (!this.#run(task)) {
-        this.#open.add(task);
-        this.#lanes.set(session, []);
+        this.#open.set(request.id, task);
+        this.#lanes.set(session, { running: task, waiting: [] });
       }
     }
   }
@@ -151,14 +156,14 @@ export class Link {
       return true;
     }
     try {
-      const result = handler(session, request);
+      const result = handler(session, request, task);
       if (result instanceof Promise) {
         void this.#settle(task, result);
         return false;
       }
       this.#answer(request, result);
     } catch (error) {
-      this.#fail(request, error);
+      this.#fail(task, error);
     }
     return true;
   }
@@ -167,10 +172,12 @@ export class Link {
     try {
       this.#answer(task.request, await result);
     } catch (error) {
-      this.#fail(task.request, error);
+      this.#fail(task, error);
     }
-    this.#open.delete(task);
-    this.#goOn(task.session);
+    this.#open.delete(task.request.id);
+    if (this.#lanes.get(task.session)?.running === task) {
+      this.#goOn(task.session);
+    }
     this.outbox.flushSoon();
     this.#leaveIfDone();
   }
@@ -178,13 +185,35 @@ export class Link {
   /** Runs what waits in a session's lane, up to the next handler that does not end at once. */
   #goOn(session: Session): void {
     const lane = this.#lanes.get(session)!;
-    for (let next = lane.shift(); next !== undefined; next = lane.shift()) {
+    for (let next = lane.waiting.shift(); next !== undefined; next = lane.waiting.shift()) {
+      lane.running = next;
       if (!this.#run(next)) {
         return;
       }
-      this.#open.delete(next);
+      this.#open.delete(next.request.id);
     }
     this.#lanes.delete(session);
+  }
+
+  /**
+   * Ends what nobody waits for any more. One that waits is answered now; one that runs has its signal aborted, is
+   * answered when its handler ends, which holds its place until then, and keeps its session waiting no longer.
+   */
+  #cancel(id: bigint): void {
+    const task = this.#open.get(id);
+    if (task === undefined) {
+      return; // answered before it came to that
+    }
+    const lane = this.#lanes.get(task.session);
+    const at = lane?.waiting.indexOf(task) ?? -1;
+    task.cancel();
+    if (at >= 0) {
+      lane!.waiting.splice(at, 1);
+      this.#open.delete(id);
+      this.#fail(task, undefined);
+    } else if (lane?.running === task) {
+      this.#goOn(task.session);
+    }
   }
 
   #answer(request: Request, body: Uint8Array): void {
@@ -199,8 +228,9 @@ export class Link {
     }
   }
 
-  #fail(request: Request, error: unknown): void {
-    const shown = error instanceof StatusError ? error : undefined;
+  #fail(task: Task, error: unknown): void {
+    const { request, cancelled } = task;
+    const shown = cancelled ? NOBODY_WAITS : error instanceof StatusError ? error : undefined;
     if (shown === undefined && !this.#over) {
       this.#worker.logFailure(`command ${request.command}`, error);
     }
@@ -242,6 +272,8 @@ export class Link {
     this.#over = true;
     this.#worker.links.delete(this);
     this.outbox.close();
-    this.#end.abort();
+    for (const task of this.#open.values()) {
+      task.cancel();
+    }
   }
 }

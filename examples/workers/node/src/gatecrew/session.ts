@@ -5,14 +5,10 @@ import type { Outbox } from "./outbox.js";
 export class Session {
   readonly #outbox: Outbox;
 
-  /**
-   * @param context who it is
-   * @param signal aborted when the link ends: nobody waits for an answer then
-   */
+  /** @param context who it is */
   constructor(
     readonly id: bigint,
     public context: SessionContext,
-    readonly signal: AbortSignal,
     outbox: Outbox,
   ) {
     this.#outbox = outbox;

@@ -5,11 +5,15 @@ import { type LogicWorkerServer, type Request, WorkerHello } from "../pb/gatecre
 import { Link } from "./link.js";
 import type { Session } from "./session.js";
 import { StatusError } from "./status.js";
+import type { Task } from "./task.js";
 
 export const MAX_IN_FLIGHT = 1024; // requests of one link
 
-/** Answers a request: at once, which is the fastest way, or with a promise; then only its own session waits for it. */
-export type Handler = (session: Session, request: Request) => Uint8Array | Promise<Uint8Array>;
+/**
+ * Answers a request: at once, which is the fastest way, or with a promise; then only its own session waits for it, and
+ * not longer than until `task.signal` is aborted.
+ */
+export type Handler = (session: Session, request: Request, task: Task) => Uint8Array | Promise<Uint8Array>;
 
 /** A service, named as it is registered. Pass its `implementation` to `serve` once its handlers are set. */
 export class Worker {
@@ -64,6 +68,7 @@ export class Worker {
     const commands = [...this.handlers.keys()];
     const { service, incarnation } = this;
     const noCommands = commands.length === 0; // else an empty list means all
+    // And no concurrency: promises wait without a thread.
     return WorkerHello.create({ service, incarnation, commands, noCommands, maxInFlight: MAX_IN_FLIGHT });
   }
 

@@ -3,6 +3,7 @@
 //! It can be taken over as it is; what a worker does is in its handlers. Everything runs on one thread, so that a
 //! handler that blocks shows in the heartbeat: give what takes long to `tokio::task::spawn_blocking`.
 
+mod clock;
 mod link;
 mod outbox;
 mod serve;

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
+use crate::clock::Clock;
 use crate::outbox::{Outbox, Writer};
 use crate::pb::{self, GatewayMessage, Heartbeat, Kind, Reply, SessionContext};
 use crate::session::{Lane, Request, Session};
@@ -32,6 +33,7 @@ pub(crate) struct Link {
 /// Requests in lanes, until they are answered; and when the gateway last spoke.
 struct Open {
     arrivals: BTreeMap<u64, Instant>,
+    by_id: HashMap<u64, (Arc<Session>, CancellationToken)>,
     next: u64,
     heard: Instant,
 }
@@ -40,9 +42,9 @@ struct Open {
 pub(crate) struct Task {
     request: Request,
     kind: i32,
-    arrived: Instant,
-    remaining: Duration, // zero: no deadline
-    number: u64,         // in `Open`
+    arrived: Instant,                        // when it could have been read
+    remaining: Duration,                     // zero: no deadline
+    waits: Option<(u64, CancellationToken)>, // of those in lanes: the number in `Open`, and whether anybody waits
 }
 
 /// What the link knows of a session: of its reader only.
@@ -57,7 +59,7 @@ impl Link {
         let outbox = Arc::new(Outbox::default());
         let ended = CancellationToken::new();
         worker.joined(&outbox);
-        let open = Open { arrivals: BTreeMap::new(), next: 0, heard: Instant::now() };
+        let open = Open { arrivals: BTreeMap::new(), by_id: HashMap::new(), next: 0, heard: Instant::now() };
         let link = Arc::new(Link {
             worker,
             outbox: outbox.clone(),
@@ -77,12 +79,15 @@ impl Link {
 
     async fn read(self: &Arc<Self>, mut messages: Streaming<GatewayMessage>) {
         let mut sessions = Sessions::new();
+        let mut clock = Clock::default();
         while let Ok(Some(message)) = messages.message().await {
             if self.stood_still(Instant::now()) {
                 tokio::time::sleep(DOUBT).await;
             }
-            lock(&self.open).heard = Instant::now();
-            self.take(message, &mut sessions).await;
+            let now = Instant::now();
+            lock(&self.open).heard = now;
+            let arrived = now.checked_sub(clock.unread(message.sent_ms)).unwrap_or(now);
+            self.take(message, arrived, &mut sessions).await;
             self.outbox.flush();
         }
         // Half closed: it asks nothing more, and still wants its answers. Or broken, and then we are cancelled here.
@@ -99,10 +104,9 @@ impl Link {
         now.duration_since(lock(&self.open).heard) > LEASE
     }
 
-    async fn take(self: &Arc<Self>, message: GatewayMessage, sessions: &mut Sessions) {
-        let arrived = Instant::now();
+    async fn take(self: &Arc<Self>, message: GatewayMessage, arrived: Instant, sessions: &mut Sessions) {
         if let Some(heartbeat) = message.heartbeat {
-            self.outbox.beat(self.heartbeat(heartbeat.number, arrived));
+            self.outbox.beat(self.heartbeat(heartbeat.number, Instant::now()));
         }
         for context in message.sessions {
             let id = context.session;
@@ -118,6 +122,9 @@ impl Link {
         }
         for id in message.forgotten_sessions {
             sessions.remove(&id);
+        }
+        for id in message.cancelled_requests {
+            self.cancel(id);
         }
     }
 
@@ -153,7 +160,7 @@ impl Link {
             kind: wire.kind,
             arrived,
             remaining: Duration::from_millis(wire.remaining_ms.into()),
-            number: 0,
+            waits: None,
         };
         let mut lane = lock(&session.lane);
         if let (Handler::Quick(handler), false) = (handler, lane.busy) {
@@ -166,7 +173,7 @@ impl Link {
             }
             return;
         }
-        task.number = lock(&self.open).add(arrived);
+        task.waits = Some(lock(&self.open).add(arrived, id, session));
         self.queue(&mut lane, task);
     }
 
@@ -198,12 +205,17 @@ impl Link {
                     }
                     Handler::Slow(handler) => {
                         let handled = async { handler(request).await };
-                        AssertUnwindSafe(handled).catch_unwind().await.unwrap_or_else(|_| crashed())
+                        let handled = AssertUnwindSafe(handled).catch_unwind();
+                        let (_, cancelled) = task.waits.as_ref().expect("it is in a lane");
+                        match cancelled.run_until_cancelled(handled).await {
+                            Some(answer) => answer.unwrap_or_else(|_| crashed()),
+                            None => Err(nobody_waits()),
+                        }
                     }
                 };
                 self.answer(&task, answer);
             }
-            self.done(task.number);
+            self.done(&task);
             self.outbox.flush();
             let mut lane = lock(&task.request.session.lane);
             next = lane.waiting.pop_front();
@@ -211,11 +223,28 @@ impl Link {
         }
     }
 
-    fn done(&self, number: u64) {
+    fn done(&self, task: &Task) {
         let mut open = lock(&self.open);
-        open.arrivals.remove(&number);
+        if let Some((number, _)) = &task.waits {
+            open.arrivals.remove(number);
+            open.by_id.remove(&task.request.id);
+        }
         if open.arrivals.is_empty() {
             self.idle.notify_one();
+        }
+    }
+
+    /// Ends what nobody waits for any more: its handler is dropped where it waits.
+    fn cancel(&self, id: u64) {
+        let Some((session, cancelled)) = lock(&self.open).by_id.get(&id).cloned() else {
+            return; // answered before it came to that
+        };
+        cancelled.cancel();
+        let mut lane = lock(&session.lane);
+        if let Some(at) = lane.waiting.iter().position(|task| task.request.id == id) {
+            let task = lane.waiting.remove(at).expect("it is there");
+            self.fail(id, &nobody_waits());
+            self.done(&task);
         }
     }
 
@@ -225,6 +254,8 @@ impl Link {
         let id = task.request.id;
         if self.stood_still(now) {
             self.give_back(id, "the worker stood still");
+        } else if task.waits.as_ref().is_some_and(|(_, cancelled)| cancelled.is_cancelled()) {
+            self.fail(id, &nobody_waits());
         } else if !task.remaining.is_zero() && now.duration_since(task.arrived) > task.remaining {
             self.fail(id, &Status::deadline_exceeded("the deadline passed before the handler started"));
         } else {
@@ -263,11 +294,18 @@ impl Link {
 }
 
 impl Open {
-    fn add(&mut self, arrived: Instant) -> u64 {
+    fn add(&mut self, arrived: Instant, id: u64, session: &Arc<Session>) -> (u64, CancellationToken) {
+        let cancelled = CancellationToken::new();
         self.next += 1;
         self.arrivals.insert(self.next, arrived);
-        self.next
+        self.by_id.insert(id, (session.clone(), cancelled.clone()));
+        (self.next, cancelled)
     }
+}
+
+/// The deadline has passed, or the client has gone.
+fn nobody_waits() -> Status {
+    Status::cancelled("nobody waits for the answer any more")
 }
 
 /// A handler has panicked; what it said is in the log, and no business of the client's.

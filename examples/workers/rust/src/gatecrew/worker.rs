@@ -91,7 +91,8 @@ impl Worker {
         self.handlers.insert(command, Handler::Quick(Box::new(handler)));
     }
 
-    /// Serves a command with a handler that may wait; only its own session waits for it.
+    /// Serves a command with a handler that may wait; only its own session waits for it. It is dropped where it waits
+    /// when nobody waits for the answer any more: the deadline has passed, or the client or the link has gone.
     pub fn on<F: Future<Output = Answer> + Send + 'static>(
         &mut self,
         command: u32,
@@ -142,7 +143,7 @@ impl Worker {
             incarnation: self.incarnation.clone(),
             no_commands: commands.is_empty(),
             commands,
-            max_in_flight: MAX_IN_FLIGHT as u32,
+            max_in_flight: MAX_IN_FLIGHT as u32, // and no concurrency: futures wait without a thread
             ..WorkerHello::default()
         }
     }

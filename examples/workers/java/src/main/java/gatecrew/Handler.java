@@ -11,6 +11,10 @@ import java.util.concurrent.CompletableFuture;
  * <p>An exception of gRPC's ({@code Status.NOT_FOUND.withDescription("no such
  * room").asRuntimeException()}) reaches the client; any other is logged, and the client is told
  * "internal error" and no more.
+ *
+ * <p>The future is cancelled when nobody waits for the answer any more: the deadline has passed, or
+ * the client has gone. Whoever completes it may stop then ({@code whenComplete}); the session's
+ * next request does not wait for that.
  */
 @FunctionalInterface
 public interface Handler {

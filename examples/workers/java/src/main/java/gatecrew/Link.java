@@ -14,9 +14,8 @@ import io.grpc.StatusRuntimeException;
 import io.grpc.stub.ServerCallStreamObserver;
 import io.grpc.stub.StreamObserver;
 import java.util.HashMap;
-import java.util.LinkedHashSet;
+import java.util.LinkedHashMap;
 import java.util.Map;
-import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.TimeUnit;
@@ -31,13 +30,16 @@ final class Link implements StreamObserver<GatewayMessage> {
       TimeUnit.SECONDS.toNanos(2); // a gateway speaks every second; then we stood still
   private static final long DOUBT_MS = 200; // for a cancellation to overtake what came before it
   private static final int MAX_MESSAGE = 1024; // characters of an error that the client is shown
+  private static final Status CANCELLED =
+      Status.CANCELLED.withDescription("nobody waits for the answer any more");
 
   /** A request on its way to its handler. */
   static final class Task {
     final Request request;
     final Handler handler;
+    private CompletableFuture<ByteString> answer; // once it is begun
     private final boolean isNotify;
-    private final long arrived;
+    private final long arrived; // when it could have been read
     private final long remaining; // nanoseconds; 0: no deadline
 
     Task(Request request, Handler handler, boolean isNotify, long arrived, int remainingMs) {
@@ -57,7 +59,8 @@ final class Link implements StreamObserver<GatewayMessage> {
   private final ServerCallStreamObserver<WorkerMessage> gateway;
   private final Outbox outbox;
   private final Map<Long, Session> sessions = new HashMap<>();
-  private final Set<Task> open = new LinkedHashSet<>(); // those that are in a lane, oldest first
+  private final Map<Long, Task> open = new LinkedHashMap<>(); // those in a lane, oldest first
+  private final Clock clock = new Clock();
   private long heard = System.nanoTime();
   private boolean wantsMore; // the reader waits for room in the outbox
   private boolean halfClosed;
@@ -156,6 +159,7 @@ final class Link implements StreamObserver<GatewayMessage> {
       return;
     }
     long now = heard = System.nanoTime();
+    long arrived = now - clock.unread(message.getSentMs(), now);
     handling = true;
     try {
       if (message.hasHeartbeat()) {
@@ -165,10 +169,13 @@ final class Link implements StreamObserver<GatewayMessage> {
         session(context.getSession()).context = context;
       }
       for (var request : message.getRequestsList()) {
-        admit(request, now);
+        admit(request, arrived);
       }
       for (var id : message.getForgottenSessionsList()) {
         sessions.remove(id);
+      }
+      for (var id : message.getCancelledRequestsList()) {
+        cancel(id);
       }
     } finally {
       handling = false;
@@ -187,7 +194,7 @@ final class Link implements StreamObserver<GatewayMessage> {
   }
 
   /** Runs a request's handler, or puts it in its session's lane, or refuses it. */
-  private void admit(gatecrew.v1.Worker.Request wire, long now) {
+  private void admit(gatecrew.v1.Worker.Request wire, long arrived) {
     long id = wire.getId();
     if (wire.getKindValue()
         > Kind.KIND_NOTIFY_VALUE) { // an event that we did not ask for, or a later version's kind
@@ -207,9 +214,9 @@ final class Link implements StreamObserver<GatewayMessage> {
           new Request(
               session, session.context, wire.getCommand(), wire.getBody(), wire.getAttempt(), id);
       boolean isNotify = wire.getKindValue() == Kind.KIND_NOTIFY_VALUE;
-      var task = new Task(request, handler, isNotify, now, wire.getRemainingMs());
+      var task = new Task(request, handler, isNotify, arrived, wire.getRemainingMs());
       if (session.busy) {
-        open.add(task);
+        open.put(id, task);
         session.waiting.add(task);
       } else {
         begin(task);
@@ -244,7 +251,8 @@ final class Link implements StreamObserver<GatewayMessage> {
       answer.whenComplete((body, error) -> answer(task, body, error));
       return true;
     }
-    open.add(task);
+    task.answer = answer;
+    open.put(id, task);
     task.request.session().busy = true;
     answer.whenComplete((body, error) -> goOn(task, body, error));
     return false;
@@ -252,7 +260,7 @@ final class Link implements StreamObserver<GatewayMessage> {
 
   /** A handler that took its time has ended: the next of its session has its turn. */
   private synchronized void goOn(Task task, ByteString body, Throwable error) {
-    open.remove(task);
+    open.remove(task.request.id());
     if (ended) {
       return;
     }
@@ -262,7 +270,7 @@ final class Link implements StreamObserver<GatewayMessage> {
     var session = task.request.session();
     session.busy = false;
     for (var next = session.waiting.poll(); next != null; next = session.waiting.poll()) {
-      open.remove(next);
+      open.remove(next.request.id());
       if (!begin(next)) {
         break;
       }
@@ -270,6 +278,21 @@ final class Link implements StreamObserver<GatewayMessage> {
     handling = nested;
     if (!nested) {
       settle();
+    }
+  }
+
+  /** Ends what nobody waits for any more, and answers it. */
+  private void cancel(long id) {
+    var task = open.get(id);
+    if (task == null) {
+      return; // answered before it came to that
+    }
+    if (task.answer != null) {
+      task.answer.cancel(true); // which answers it, and begins the next of its session
+    } else {
+      open.remove(id);
+      task.request.session().waiting.remove(task);
+      fail(id, CANCELLED);
     }
   }
 
@@ -289,6 +312,9 @@ final class Link implements StreamObserver<GatewayMessage> {
 
   /** What the client is told of a handler's failure. */
   private Status shown(Task task, Throwable error) {
+    if (task.answer != null && task.answer.isCancelled()) {
+      return CANCELLED;
+    }
     if (error instanceof CompletionException && error.getCause() != null) {
       error = error.getCause();
     }
@@ -317,7 +343,7 @@ final class Link implements StreamObserver<GatewayMessage> {
   }
 
   private Heartbeat heartbeat(long number, long now) {
-    long age = open.isEmpty() ? 0 : now - open.iterator().next().arrived;
+    long age = open.isEmpty() ? 0 : now - open.values().iterator().next().arrived;
     return Heartbeat.newBuilder()
         .setNumber(number)
         .setInFlight(open.size())

@@ -118,7 +118,7 @@ public final class Worker extends LogicWorkerGrpc.LogicWorkerImplBase {
         .setIncarnation(incarnation)
         .addAllCommands(new TreeSet<>(handlers.keySet()))
         .setNoCommands(handlers.isEmpty())
-        .setMaxInFlight(MAX_IN_FLIGHT)
+        .setMaxInFlight(MAX_IN_FLIGHT) // and no concurrency: handlers wait without a thread
         .build();
   }
 

@@ -75,8 +75,10 @@ public final class Main {
   private static CompletableFuture<ByteString> await(Request request) {
     long milliseconds = number(request);
     var answer = new CompletableFuture<ByteString>();
-    Worker.TIMER.schedule(
-        () -> answer.complete(request.body()), milliseconds, TimeUnit.MILLISECONDS);
+    var timer =
+        Worker.TIMER.schedule(
+            () -> answer.complete(request.body()), milliseconds, TimeUnit.MILLISECONDS);
+    answer.whenComplete((body, error) -> timer.cancel(false)); // nobody waits any more
     return answer;
   }
 
