@@ -2,6 +2,7 @@
 
 python -m gatecrew_cli.child PARENT_PID worker chat:worker ...     the command line as usual
 python -m gatecrew_cli.child PARENT_PID --exec PROGRAM ...         any program
+python -m gatecrew_cli.child PARENT_PID --watch-health             health_process.py
 """
 
 import ctypes
@@ -47,6 +48,11 @@ if __name__ == "__main__":
             os.execvp(sys.argv[3], sys.argv[3:])
         except OSError as error:
             sys.exit(f"{sys.argv[3]}: {error.strerror}")
+    if sys.argv[2:] == ["--watch-health"]:
+        from .health_process import main as watch_health
+
+        watch_health()
+        sys.exit()
     from .main import main
 
     main(sys.argv[2:])

@@ -7,6 +7,7 @@ finish while their workers are there, workers leave a registry that is alive.
 import asyncio
 import contextlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from .loop import stop_requested
 from .ports import join, reason_not_to_bind
 from .settings import Settings, WorkerConfig
 from .supervisor import Child, Command, Facts
+from .watchdog import GATEWAY_S
 
 REGISTRY_PORT = 8500  # where every Consul tool looks first
 STOP_MARGIN_S = 5.0  # over the drain, then a child is killed
@@ -27,10 +29,12 @@ WORKER_STOP_S = 15.0
 
 
 class Cluster:
-    """The children of one `gatecrew up`."""
+    """The children of one `gatecrew up`. One that is silent for `unresponsive_after_s` seconds is killed, to start
+    again, a gateway after GATEWAY_S at most; 0: never."""
 
-    def __init__(self, settings: Settings, gateways: int) -> None:
+    def __init__(self, settings: Settings, gateways: int, unresponsive_after_s: float) -> None:
         self._settings = settings
+        self._unresponsive_after_s = unresponsive_after_s
         self._gateways = {config.name: config for config in settings.gateways(gateways)}
         starts = [(each, number) for each in settings.worker for number in range(each.count)]
         self._workers = {f"worker-{number}": start for number, start in enumerate(starts, 1)}
@@ -75,6 +79,7 @@ class Cluster:
         gateways = await self._start_group(
             {name: _gateway_command(config, len(self._workers)) for name, config in self._gateways.items()},
             self._settings.gateway.drain_s + STOP_MARGIN_S,
+            GATEWAY_S,
         )
         say = self._console.say
         say(f"registry: {registry}")
@@ -109,9 +114,12 @@ class Cluster:
             return where
         return f"{where}; other commands find it with CONSUL_HTTP_ADDR={address}"
 
-    async def _start_group(self, commands: dict[str, Command], stop_s: float) -> Sequence[Facts]:
+    async def _start_group(
+        self, commands: dict[str, Command], stop_s: float, most_silent_s: float = math.inf
+    ) -> Sequence[Facts]:
         """Start beside each other; returns when all are ready, with what they said of themselves."""
-        group = [Child(name, command, self._environment, self._console) for name, command in commands.items()]
+        silent_s = min(self._unresponsive_after_s, most_silent_s)
+        group = [Child(name, command, self._environment, self._console, silent_s) for name, command in commands.items()]
         self._groups.append((group, stop_s))
         return await asyncio.gather(*(child.started for child in group))
 

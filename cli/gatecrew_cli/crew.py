@@ -7,6 +7,7 @@ from gatecrew_registry import Registry
 
 from .console import Console
 from .errors import Failed, UserError
+from .health_watch import HealthWatch
 from .loop import stop_requested
 from .ports import join, reason_not_to_bind
 from .registry_access import advertised_host, registry_settings
@@ -21,8 +22,11 @@ async def run_replicas(
     listen: tuple[str, int],
     advertise: str | None,
     stop_s: float,
+    unresponsive_after_s: float,
 ) -> None:
-    """A registry that is down, at start too, is no reason not to run: they are registered when it is back.
+    """Who is silent for `unresponsive_after_s` seconds is killed, to start again; 0: never.
+
+    A registry that is down, at start too, is no reason not to run: they are registered when it is back.
 
     Raises:
         UserError: the environment says nonsense of the registry, or one can't listen there.
@@ -43,10 +47,10 @@ async def run_replicas(
     )
     names = [f"{service}-{number}" for number in range(1, replicas + 1)]
     with contextlib.closing(Console(names)) as console:
-        async with Registry(settings) as registry:
+        async with Registry(settings) as registry, contextlib.aclosing(HealthWatch(unresponsive_after_s)) as health:
             taken: set[int] = set()
             running = [
-                Replica(name, program, port and port + number, taken, registry, console)
+                Replica(name, program, port and port + number, taken, registry, health, console)
                 for number, name in enumerate(names)
             ]
             await _until_stopped(running, service, console)

@@ -29,17 +29,23 @@ class Life(asyncio.SubprocessProtocol):
 
     pid: int
     end: asyncio.Task[int]
+    lines: int  # so many were passed on
 
     def __init__(self, hear: Hear) -> None:
+        self.lines = 0
         self._hear = hear
         self._rest = {1: b"", 2: b""}  # by file descriptor: the line that has begun; no entry when all was read
         self._exited = asyncio.Event()
         self._read = asyncio.Event()
 
     @classmethod
-    async def start(cls, command: Sequence[str], environment: Mapping[str, str], hear: Hear) -> Self:
-        """Raises:
-        OSError: the machine can't start it.
+    async def start(
+        cls, command: Sequence[str], environment: Mapping[str, str], hear: Hear, descriptors: Sequence[int] = ()
+    ) -> Self:
+        """`descriptors` are those that it inherits besides its output.
+
+        Raises:
+            OSError: the machine can't start it.
         """
         transport, life = await asyncio.get_running_loop().subprocess_exec(
             lambda: cls(hear),
@@ -48,6 +54,7 @@ class Life(asyncio.SubprocessProtocol):
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=PIPE,
+            pass_fds=descriptors,
             start_new_session=True,
         )
         life.pid = transport.get_pid()
@@ -56,10 +63,14 @@ class Life(asyncio.SubprocessProtocol):
 
     def terminate(self) -> None:
         """Ask the program; what it has started is asked when it has ended."""
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the program alone."""
         # Not Process.send_signal: it looks whether the child has ended, and takes the exit code from the watcher.
         if not self._exited.is_set():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """With everything that it started."""
@@ -94,6 +105,7 @@ class Life(asyncio.SubprocessProtocol):
             self._read.set()
 
     def _pass_on(self, fd: int, line: bytes) -> None:
+        self.lines += 1
         self._hear(line.decode(errors="replace"), sys.stdout if fd == 1 else sys.stderr)
 
     async def _see_out(self, transport: asyncio.SubprocessTransport) -> int:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, TypeVar
 
+from . import heartbeat
 from .errors import UserError
 
 Choice = Literal["auto", "asyncio", "uvloop"]
@@ -27,12 +28,14 @@ def _factory(choice: Choice) -> Callable[[], asyncio.AbstractEventLoop] | None:
 def run(main: Coroutine[Any, Any, T], choice: Choice = "auto") -> T:
     """Run to the end on the loop of that name; `auto` is uvloop where there is one."""
     with asyncio.Runner(loop_factory=_factory(choice)) as runner:
+        heartbeat.begin(runner.get_loop())
         return runner.run(main)
 
 
 def stop_requested(on_second: Callable[[], None] = lambda: None) -> asyncio.Event:
-    """An event that the first SIGINT or SIGTERM sets, for an orderly stop. The second ends the process on the spot,
-    after `on_second`."""
+    """An event that the first SIGINT, SIGTERM or SIGHUP sets, for an orderly stop. A second SIGINT or SIGTERM ends the
+    process on the spot, after `on_second`. A second SIGHUP does not: a terminal that is closed may send two, and a
+    service manager one right after SIGTERM."""
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
 
@@ -45,4 +48,6 @@ def stop_requested(on_second: Callable[[], None] = lambda: None) -> asyncio.Even
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` has made it so, to outlive the terminal
+        loop.add_signal_handler(signal.SIGHUP, event.set)
     return event

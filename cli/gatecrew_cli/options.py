@@ -84,3 +84,23 @@ config_option = click.option(
     type=click.Path(),
     help="Settings in TOML. Flags and environment go before it.",
 )
+
+
+def _not_too_soon(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if 0 < value < 1:  # twice a heartbeat
+        raise click.BadParameter("give 1 or more, or 0 for never", ctx, param)
+    return value
+
+
+unresponsive_option = click.option(
+    "--unresponsive-after",
+    "unresponsive_after_s",
+    type=Seconds(0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    envvar="GATECREW_UNRESPONSIVE_AFTER",
+    show_envvar=True,
+    callback=_not_too_soon,
+    help="Kill and start again what is silent for so long; 0: never.",
+)

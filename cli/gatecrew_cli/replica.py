@@ -13,9 +13,11 @@ from gatecrew_registry import Entry, Registration, Registry
 
 from .child import command as own_command
 from .console import Console
+from .health_watch import HealthWatch
 from .life import Backoff, Life, ending
 from .ports import free_port, join, reason_not_to_bind
 from .probe import NO_HEALTH_SERVICE, SERVING
+from .watchdog import end_unresponsive
 
 WORKER_TAG = "gatecrew-worker"
 START_S = 60.0  # for a program to serve: a JVM on a busy machine
@@ -41,7 +43,14 @@ class Replica:
     """
 
     def __init__(
-        self, name: str, program: Program, port: int, taken: set[int], registry: Registry, console: Console
+        self,
+        name: str,
+        program: Program,
+        port: int,
+        taken: set[int],
+        registry: Registry,
+        health: HealthWatch,
+        console: Console,
     ) -> None:
         self.name = name
         self.address = ""
@@ -53,6 +62,7 @@ class Replica:
         self._port = port
         self._taken = taken
         self._registry = registry
+        self._health = health
         self._console = console
         self._life: Life | None = None
         self._stopping = asyncio.Event()
@@ -117,7 +127,10 @@ class Replica:
                 if has_health and state != SERVING:
                     await life.stop(self._program.stop_s)
                     return f"did not serve within {START_S:g} s: {state}"
-                await self._serve(life, stopping, has_health)
+                silent_s = await self._serve(life, stopping, has_health)
+                if silent_s:
+                    await life.end
+                    return f"unresponsive for {silent_s:.1f} s: killed"
             elif not self._stopping.is_set():
                 self._leave_port()  # somebody else may have it, and that be why
             if self._stopping.is_set() and await life.stop(self._program.stop_s):
@@ -134,8 +147,8 @@ class Replica:
         self._taken.discard(self._port)
         self._port = self._fixed_port
 
-    async def _serve(self, life: Life, stopping: "asyncio.Task[bool]", has_health: bool) -> None:
-        """Registered until it ends or is to stop."""
+    async def _serve(self, life: Life, stopping: "asyncio.Task[bool]", has_health: bool) -> float:
+        """Registered until it ends or is to stop. Returns for how many seconds it was silent, if that ended it."""
         program = self._program
         entry = Entry(
             service=program.service,
@@ -157,7 +170,20 @@ class Replica:
             without = "" if has_health else "; it has no health service, so the registry does not check it"
             self._say(f"serves on {entry.address}, pid {life.pid}{without}", sys.stdout)
             self.started.set()
-            await asyncio.wait((life.end, stopping), return_when=asyncio.FIRST_COMPLETED)
+            watching = asyncio.create_task(self._watch(life), name=f"watch {self.name}")
+            try:
+                await asyncio.wait((life.end, stopping, watching), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                watching.cancel()
+                [silent_s] = await asyncio.gather(watching, return_exceptions=True)
+            return silent_s if isinstance(silent_s, float) else 0.0
+
+    async def _watch(self, life: Life) -> float:
+        """Kill it when it is unresponsive; returns for how many seconds it was."""
+        while True:
+            silent_s = await self._health.silent(join(_own_side(self._program.host), self._port))
+            if await end_unresponsive(life, silent_s, self._say):
+                return silent_s
 
     async def _until_serving(self, address: str) -> str:
         """What the program's health service says in the end. Asked by a process of its own, since this one must stay

@@ -6,7 +6,7 @@ from ..child import check_program
 from ..errors import UserError
 from ..loop import run
 from ..names import SERVICE_NAME, SERVICE_RULE
-from ..options import ADDRESS, Seconds, logging_options
+from ..options import ADDRESS, Seconds, logging_options, unresponsive_option
 
 
 @click.command("run", context_settings={"allow_interspersed_args": False})
@@ -36,6 +36,7 @@ from ..options import ADDRESS, Seconds, logging_options
     metavar="SECONDS",
     help="To drain after SIGTERM; then it is killed.",
 )
+@unresponsive_option
 @logging_options
 def command(
     program: tuple[str, ...],
@@ -45,12 +46,15 @@ def command(
     advertise: str | None,
     commands: str,
     stop_s: float,
+    unresponsive_after_s: float,
 ) -> None:
     """Run a worker PROGRAM of any language, which needs no Consul code of its own.
 
     Each replica gets HOST, PORT and SERVICE in its environment. It is registered once its gRPC health says SERVING, and
     deregistered when it ends; then it starts again, after 100 ms that double up to 5 s. One that ends five times in a
-    row within 10 s is left alone. SIGTERM and Ctrl-C deregister, pass SIGTERM on, and wait until all have drained.
+    row within 10 s is left alone. One whose gRPC server does not answer a question for its health for
+    --unresponsive-after seconds is killed and started again. SIGTERM, SIGHUP and Ctrl-C deregister, pass SIGTERM on,
+    and wait until all have drained.
 
     \b
     gatecrew run --service tour --replicas 3 -- ./tour
@@ -69,4 +73,4 @@ def command(
         raise UserError(f"--commands: {error}") from None
     from ..crew import run_replicas
 
-    run(run_replicas(service, replicas, program, commands, listen, advertise, stop_s), "asyncio")
+    run(run_replicas(service, replicas, program, commands, listen, advertise, stop_s, unresponsive_after_s), "asyncio")

@@ -5,7 +5,7 @@ import click
 from ..cluster import Cluster
 from ..errors import UserError
 from ..loop import run
-from ..options import ADDRESS, config_option, logging_options
+from ..options import ADDRESS, config_option, logging_options, unresponsive_option
 from ..settings import load
 
 
@@ -16,6 +16,7 @@ from ..settings import load
     "--gateways", type=click.IntRange(1, 64), default=1, show_default=True, help="They listen on rising ports."
 )
 @click.option("--listen", type=ADDRESS, help="Where clients connect to the (first) gateway.  [default: 127.0.0.1:7000]")
+@unresponsive_option
 @config_option
 @logging_options
 def command(
@@ -23,6 +24,7 @@ def command(
     workers: int | None,
     gateways: int,
     listen: tuple[str, int] | None,
+    unresponsive_after_s: float,
     config_file: str | None,
 ) -> None:
     """Start registry, gateways and workers, and keep them alive.
@@ -30,6 +32,9 @@ def command(
     MODULE:OBJECT names a Worker object, found from the current directory: `gatecrew up chat:worker` runs `worker` of
     chat.py. Ctrl-C stops everything in order; a second Ctrl-C at once. With CONSUL_HTTP_ADDR set, that Consul is used
     and no registry is started.
+
+    A worker or registry whose event loop stands still for --unresponsive-after seconds is asked for its stacks, killed
+    and started again; a gateway after 4 s already. Use 0 when you debug a worker.
     """
     flags: dict[str, object] = {}
     if listen:
@@ -41,4 +46,4 @@ def command(
     settings = load(config_file, flags).settings
     if not settings.worker:
         raise UserError("up: no workers; name a Worker object, such as chat:worker for `worker` in chat.py")
-    run(Cluster(settings, gateways).run(), "asyncio")
+    run(Cluster(settings, gateways, unresponsive_after_s).run(), "asyncio")
