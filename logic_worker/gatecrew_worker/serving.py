@@ -216,7 +216,7 @@ async def serve(
     drain_s: float = 10.0,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then drain; a second SIGTERM or SIGINT ends it at once.
 
     Args:
         worker: what to serve.
@@ -243,8 +243,11 @@ async def serve(
             server.hurry()
         stop.set()
 
-    for number in SIGNALS:
-        loop.add_signal_handler(number, on_signal)
+    handlers: dict[int, Callable[[], None]] = dict.fromkeys(SIGNALS, on_signal)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` makes it
+        handlers[signal.SIGHUP] = stop.set  # a terminal that is closed may send two
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         async with serving(
             worker, host, port, registry=registry, advertise_host=advertise_host, tls=tls, drain_s=drain_s
@@ -253,7 +256,7 @@ async def serve(
                 on_ready(server.address)
             await stop.wait()
     finally:
-        for number in SIGNALS:
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 
