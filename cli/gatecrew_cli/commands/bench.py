@@ -32,7 +32,8 @@ def command(
 ) -> None:
     """Keep CLIENTS × OPEN requests open at a gateway's listener, and print rate and latencies.
 
-    The handler of that command really runs, as often as it can. Exit code 1 if any request had an error.
+    The handler of that command really runs, as often as it can. Clients that a gateway tells to go away come back, and
+    are counted. Exit code 1 if any request had an error.
     """
     load = Load(clients, open_, seconds, number, body_size)
     try:
@@ -58,12 +59,17 @@ def _figures(result: LoadResult) -> dict[str, object]:
         "p99_ms": ms(99),
         "max_ms": ms(100),
         "errors": dict(result.errors),
+        "goaways": result.goaways,
+        "reconnects": result.reconnects,
     }
 
 
 def _lines(load: Load, figures: dict[str, object]) -> str:
-    return (
+    lines = (
         f"{load.clients} clients × {load.open} open, {load.body_size} bytes, {figures['seconds']} s\n"
         f"{figures['per_second']} requests/s\n"
         f"p50 {figures['p50_ms']} ms   p99 {figures['p99_ms']} ms   max {figures['max_ms']} ms"
     )
+    if figures["goaways"]:
+        lines += f"\n{figures['goaways']} × goaway, {figures['reconnects']} × connected again"
+    return lines
