@@ -2,31 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from gatecrew.v1 import worker_pb2
 
 from .codec import Kind, encode
 from .config import MAX_PACKET, PACKET_OVERHEAD
 from .counters import Counters
-from .session import Session, SessionTable, dismiss
+from .session import DIRECT_BYTES, Session, SessionTable, dismiss
 
 MAX_NAME = 256  # characters of a user, group or attribute name
 MAX_ATTRIBUTES = 64  # of a session
 MAX_GROUPS = 1024  # of a session
+SLICE = 1000  # sessions that get a push in one turn of the loop: half a millisecond
+PACE = 10_000_000  # bytes a second that a client must read to be waited for by those who push to it
+BURST = 4  # times `max_unsent`: what may wait for a client that falls behind, for a short time
 
 
 class ActionError(ValueError):
     """An action that can't be meant; the text says why."""
 
 
+class FanOut:
+    """One push on its way to its sessions, who share the packet. It may take several turns of the loop: until
+    `is_done`, call `go_on` in later ones, and do nothing that must come after it.
+
+    For a session for which more than BURST times its `max_unsent` waits, the push waits too: while the client reads
+    and waits for us, as long as that takes, since we write to whoever reads; while it does not, for a moment (PACE),
+    then it is cut. So one who reads well can be pushed any amount, and one who does not hardly delays the worker.
+    """
+
+    __slots__ = ("_at", "_cut_at", "_packet", "_skip", "_targets", "_waiting", "reached")
+
+    def __init__(self, packet: bytes, targets: list[Session], skip: int, now: float) -> None:
+        self.reached = 0
+        self._packet = packet
+        self._targets = targets
+        self._skip = skip  # the id of a session
+        self._cut_at = now + len(packet) / PACE
+        self._at = 0
+        self._waiting: list[Session] = []  # their turn comes again
+
+    @property
+    def is_done(self) -> bool:
+        return self._at >= len(self._targets)
+
+    def go_on(self, touched: list[Session], now: float) -> int:
+        """Give it to SLICE more sessions at most; returns to how many it did."""
+        before = self.reached
+        packet = self._packet
+        size = len(packet)
+        end = self._at + SLICE
+        for session in self._targets[self._at : end]:
+            port = session.port
+            if port is None or session.id == self._skip:
+                continue
+            if session.congested or session.bulk > DIRECT_BYTES:
+                most = BURST * session.listener.max_unsent
+                if session.bulk > most or (session.congested and port.unsent() + session.bulk > most):
+                    if session.congested and now >= self._cut_at:
+                        port.cut_as_slow()
+                    else:
+                        self._waiting.append(session)
+                    continue
+            if not session.out:
+                touched.append(session)
+            session.out.append(packet)
+            session.bulk += size
+            self.reached += 1
+        self._at = end
+        if self.is_done and self._waiting:
+            self._targets, self._waiting, self._at = self._waiting, [], 0
+        return self.reached - before
+
+
 class Actions:
-    def __init__(self, sessions: SessionTable, counters: Counters) -> None:
+    def __init__(self, sessions: SessionTable, counters: Counters, clock: Callable[[], float]) -> None:
         self._sessions = sessions
         self._counters = counters
+        self._clock = clock
 
-    def apply(self, action: worker_pb2.Action, touched: list[Session]) -> int:
-        """Do it; returns how many sessions it reached. Sessions with something to write are added to `touched`.
+    def apply(self, action: worker_pb2.Action, touched: list[Session]) -> int | FanOut:
+        """Do it; returns how many sessions it reached, or a push that may not be done yet. Sessions with something to
+        write are added to `touched`.
 
         Raises:
             ActionError: nothing was done.
@@ -46,26 +104,22 @@ class Actions:
                 return self.kick(action.kick)
         raise ActionError("an action without content, or of a newer contract")
 
-    def push(self, push: worker_pb2.Push, touched: list[Session]) -> int:
+    def push(self, push: worker_pb2.Push, touched: list[Session]) -> FanOut:
         if push.command > 0xFFFF or len(push.body) > MAX_PACKET - PACKET_OVERHEAD:
             raise ActionError(f"push of command {push.command} and {len(push.body)} bytes does not fit into a packet")
         packet = encode(Kind.PUSH, push.command, 0, push.body)
-        skip = push.except_session
-        reached = 0
-        for session in self._targets(push):
-            if session.id != skip and session.port is not None:
-                if session.congested and session.port.unsent() > session.listener.max_unsent:
-                    session.port.cut_as_slow()
-                    continue
-                if not session.out:
-                    touched.append(session)
-                session.out.append(packet)
-                reached += 1
+        now = self._clock()
+        fan_out = FanOut(packet, list(self._targets(push)), push.except_session, now)
+        fan_out.go_on(touched, now)
         self._counters.pushes += 1
-        self._counters.pushes_delivered += reached
-        if not reached:
+        return fan_out
+
+    def pushed(self, fan_out: FanOut) -> int:
+        """Count a push that is done; returns how many sessions it reached."""
+        self._counters.pushes_delivered += fan_out.reached
+        if not fan_out.reached:
             self._counters.pushes_no_session += 1
-        return reached
+        return fan_out.reached
 
     def _targets(self, push: worker_pb2.Push) -> Iterable[Session]:
         match push.WhichOneof("target"):

@@ -76,7 +76,9 @@ class ListenerConfig:
     max_packet: int = 64 * 1024  # bytes that a packet's length field may state
     max_sessions: int = 10_000
     max_in_flight: int = 64  # unanswered packets of one session; above it the socket is not read
-    max_unsent: int = 1 << 20  # bytes; a client that leaves more than this unread is cut at its next push
+    max_unsent: int = (
+        1 << 20
+    )  # bytes; a client that leaves more than this unread for too long is cut; 4 times this, at once
     unsent_timeout_s: float = 10.0  # a client that does not catch up with its replies and pushes for so long is cut
     packet_timeout_s: float = 5.0  # from the first byte of a packet to its last
 

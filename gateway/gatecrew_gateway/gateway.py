@@ -23,6 +23,7 @@ from .dispatcher import Dispatcher
 from .net.crew import TICK_S, Crew
 from .net.descriptors import room_for_clients
 from .net.listener import Listener
+from .net.outflow import Outflow
 from .net.peers import GATEWAY_TAG, Peers
 from .net.service import GatewayService
 from .net.trust import Trust
@@ -51,18 +52,22 @@ class Gateway:
         self._draining = False
         self.counters = Counters()
         self._sessions = SessionTable(1 + secrets.randbelow((1 << PREFIX_BITS) - 1))
-        self._actions = Actions(self._sessions, self.counters)
+        self._actions = Actions(self._sessions, self.counters, self._loop.time)
+        self._outflow = Outflow()
         self._dispatcher = Dispatcher(
             config, self._sessions, self.counters, self._loop.time, self._arm_linger, self._forget
         )
         self._hello = worker_pb2.GatewayHello(
             gateway_id=self.gateway_id, version=__version__, session_prefix=self._sessions.prefix
         )
-        self._crew = Crew(config, registry, Trust(config), self._hello, self._dispatcher, self._actions, self.counters)
+        self._crew = Crew(
+            config, registry, Trust(config), self._hello, self._dispatcher, self._actions, self._outflow, self.counters
+        )
         self._peers = Peers(registry, self.gateway_id)
         room = room_for_clients()
         self._listeners = [
-            Listener(listener, self._dispatcher, self._sessions, self.counters, room) for listener in config.listeners
+            Listener(listener, self._dispatcher, self._sessions, self.counters, self._outflow, room)
+            for listener in config.listeners
         ]
         self._server: grpc.aio.Server | None = None
         self._registration: Registration | None = None
@@ -102,7 +107,7 @@ class Gateway:
         # SO_REUSEPORT would let a second gateway on the same port take half of the calls.
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         status = GatewayService(
-            self.gateway_id, self._sessions, self._actions, self._peers, self._loop.time, self._status
+            self.gateway_id, self._sessions, self._actions, self._outflow, self._peers, self._loop.time, self._status
         )
         gateway_pb2_grpc.add_GatewayServicer_to_server(status, server)
         health = health_aio.HealthServicer()

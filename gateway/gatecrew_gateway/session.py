@@ -12,6 +12,8 @@ from .routing.pool import Pool
 
 PREFIX_BITS = 28  # of a session id: the gateway process
 COUNTER_BITS = 36  # the session in it; never used again, so that an old id can't reach a new session
+DIRECT_BYTES = 64 * 1024  # pushes of more than this to one session are written in turns, see net/outflow.py
+JOIN_BYTES = 16 * 1024  # packets under this are joined for one write; greater ones are shared by all who get them
 MAX_REASON = 1024  # characters of a worker's text that a client gets
 
 
@@ -23,6 +25,10 @@ class ClientPort(Protocol):
         """Bytes that wait for the client to read."""
         ...
 
+    def postpone(self) -> None:
+        """Much waits in the session's `out`: call its `write_some` in later turns, while the client reads."""
+        ...
+
     def cut_as_slow(self) -> None: ...
     def resume(self) -> None: ...
     def close(self) -> None:
@@ -32,6 +38,7 @@ class ClientPort(Protocol):
 class Session:
     __slots__ = (
         "attributes",
+        "bulk",
         "congested",
         "groups",
         "id",
@@ -61,7 +68,8 @@ class Session:
         self.in_flight = 0  # accepted and without an outcome
         self.paused = False  # over max_in_flight: its port reads nothing
         self.congested = False  # the client does not keep up: its port reads nothing, and pushes are limited
-        self.out: list[bytes] = []  # packets for the client, until the end of the batch
+        self.out: list[bytes] = []  # packets for the client, until the end of the batch, or longer if `bulk` is much
+        self.bulk = 0  # bytes of pushes in `out`
         self.lane: Lane | None = None  # the one used last
         self.lanes: dict[Pool, Lane] | None = None  # only where the session uses several services
 
@@ -85,12 +93,19 @@ class Session:
         return () if self.lane is None else (self.lane,)
 
     def flush(self) -> None:
-        """Write what gathered in `out`; read on if the client has few enough packets open."""
+        """Write what gathered in `out`, or leave it to the turns to come if pushes make it much; read on if the client
+        has few enough packets open.
+        """
         out = self.out
         port = self.port
         if port is None:
-            out.clear()
+            self.discard()
             return
+        if self.bulk:
+            if self.bulk > DIRECT_BYTES or self.congested:
+                port.postpone()
+                return
+            self.bulk = 0
         if len(out) == 1:
             port.write(out[0])
         elif out:
@@ -99,6 +114,40 @@ class Session:
         if self.paused and not self.congested and self.in_flight <= self.listener.max_in_flight >> 1:
             self.paused = False
             port.resume()
+
+    def write_some(self, most: int) -> int:
+        """Write about `most` bytes of `out`, in order, unless the client stops reading; returns how many."""
+        out = self.out
+        port = self.port
+        if port is None:
+            self.discard()
+            return 0
+        written = end = 0
+        while end < len(out) and written < most and not self.congested:
+            start = end
+            size = len(out[start])
+            end += 1
+            while end < len(out) and size + len(out[end]) <= JOIN_BYTES:
+                size += len(out[end])
+                end += 1
+            port.write(out[start] if end == start + 1 else b"".join(out[start:end]))
+            written += size
+        del out[:end]
+        # Replies between the pushes were not counted into it: then it is too low, never too high.
+        self.bulk = max(0, self.bulk - written) if out else 0
+        return written
+
+    def write_all(self) -> None:
+        """Write everything, however much: nothing can follow."""
+        out, self.out, self.bulk = self.out, [], 0
+        if self.port is not None:
+            for packet in out:
+                self.port.write(packet)
+
+    def discard(self) -> None:
+        """The client has gone."""
+        self.out.clear()
+        self.bulk = 0
 
     def __repr__(self) -> str:
         return f"<Session {self.id:x} {self.peer} user={self.user!r} in_flight={self.in_flight}>"
@@ -125,6 +174,7 @@ class SessionTable:
 
     def close(self, session: Session) -> None:
         session.port = None
+        session.discard()
         del self.by_id[session.id]
         self._unlist(self._users, session.user, session)
         for group in session.groups or ():
@@ -180,5 +230,5 @@ def dismiss(session: Session, reconnect_after_ms: int, reason: str) -> None:
     port = session.port
     if port is not None:
         session.out.append(encode_goaway(reconnect_after_ms, reason[:MAX_REASON]))
-        session.flush()
+        session.write_all()
         port.close()

@@ -113,8 +113,8 @@ def test_packets_in_one_segment_and_in_bytes(cluster: Cluster, measured: Callabl
 
 
 def test_not_reading(cluster: Cluster, measured: Callable[[str], None]) -> None:
-    """Workers push 4 MiB to each of some clients that never read; the gateway keeps 1 MiB at most and cuts them."""
-    count, pushes = 20, 512
+    """Workers push 5 MiB to each of some clients that never read; the gateway keeps 4 MiB at most and cuts them."""
+    count, pushes = 20, 640
     gateway = cluster.gateway
     cut = gateway.counter("slow_clients_cut")
     with others(cluster, measured), contextlib.ExitStack() as stack:
@@ -126,4 +126,4 @@ def test_not_reading(cluster: Cluster, measured: Callable[[str], None]) -> None:
         eventually(lambda: gateway.counter("slow_clients_cut") - cut == count, "all are cut")
         grown = gateway.memory("VmHWM") - memory
     measured(f"{count} clients cut, memory grew by {grown / MIB:.1f} MiB at most")
-    assert grown < count * 1.3 * MIB + 16 * MIB
+    assert grown < count * 4.3 * MIB + 16 * MIB

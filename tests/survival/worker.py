@@ -13,8 +13,10 @@ from pathlib import Path
 from gatecrew_worker import Request, Worker
 from survival.commands import (
     AT_MOST_ONCE,
+    BIG,
     BIND,
     BLOCK,
+    BURST,
     ECHO,
     FLOOD,
     JOIN,
@@ -106,6 +108,20 @@ async def flood(request: Request) -> bytes:
     for _ in range(int(request.body)):
         await request.session.push(FLOOD_BODY, PUSHED)
     return b""
+
+
+@worker.on(BURST)
+async def burst(request: Request) -> bytes:
+    """Push packets to a group; their bodies begin with a number, which counts from `first`."""
+    group, first, count, size = request.body.decode().split()
+    for number in range(int(first), int(first) + int(count)):
+        await worker.push_group(group, number.to_bytes(4, "big").ljust(int(size), b"."), PUSHED)
+    return b""
+
+
+@worker.on(BIG)
+async def big(request: Request) -> bytes:
+    return bytes(int(request.body))
 
 
 @worker.on(SLOW)

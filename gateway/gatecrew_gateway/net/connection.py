@@ -19,7 +19,19 @@ CLOSE_WITHIN_S = 2.0  # a client that does not read would keep a closing socket 
 class Connection(asyncio.Protocol):
     """Also the session's port (see ClientPort)."""
 
-    __slots__ = ("_backlog", "_closing", "_decoder", "_listener", "_resuming", "_transport", "session", "write")
+    __slots__ = (
+        "_backlog",
+        "_behind",
+        "_closing",
+        "_congested_s",
+        "_decoder",
+        "_listener",
+        "_resuming",
+        "_transport",
+        "is_pouring",
+        "session",
+        "write",
+    )
 
     session: Session
     write: Callable[[bytes], None]  # the transport's own, one call less a packet
@@ -31,6 +43,9 @@ class Connection(asyncio.Protocol):
         self._backlog: list[tuple[int, int, int, bytes]] | None = None  # read, but over the session's max_in_flight
         self._closing = False
         self._resuming = False
+        self._behind = False  # not read because it does not read: until it has all that waits for it
+        self._congested_s = 0.0  # how long it has not read since it had all, besides now; without our own part
+        self.is_pouring = False  # see Outflow
 
     # From the event loop.
 
@@ -66,7 +81,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends nothing more; it still gets its open answers."""
-        if self._closing or not self.session.in_flight:
+        if self._closing or not (self.session.in_flight or self.session.out):
             return False
         self._listener.half_closed.add(self)
         return True
@@ -74,13 +89,25 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads more slowly than we write: hear nothing more of it until it has caught up."""
         if not self._closing:
-            self.session.congested = True
+            self.session.congested = self._behind = True
             self._transport.pause_reading()
-            self._listener.congested[self] = self._listener.loop.time()
+            self._listener.congested[self] = self._listener.loop.time() - self._congested_s
 
     def resume_writing(self) -> None:
-        self._listener.congested.pop(self, None)
-        self.session.congested = False
+        session = self.session
+        session.congested = False
+        since = self._listener.congested.pop(self, None)
+        if session.out and not self._closing:
+            if since is not None:
+                self._congested_s = self._listener.loop.time() - since
+            self._listener.outflow.add(self)
+        else:
+            self._caught_up()
+
+    def _caught_up(self) -> None:
+        """The client has nearly all that we have for it: hear it again."""
+        self._behind = False
+        self._congested_s = 0.0
         if self.session.paused:
             self.session.flush()
         elif not self._closing:
@@ -94,6 +121,31 @@ class Connection(asyncio.Protocol):
 
     def unsent(self) -> int:
         return self._transport.get_write_buffer_size()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes for the client that the kernel has not taken yet."""
+        return self._transport.get_write_buffer_size() + self.session.bulk
+
+    def postpone(self) -> None:
+        if self._closing:
+            self.session.discard()
+        elif not self.session.congested:
+            self._listener.outflow.add(self)
+
+    def pour(self, most: int) -> int:
+        session = self.session
+        written = session.write_some(most)
+        if not session.out and not session.congested:
+            if self._behind:
+                self._caught_up()
+            elif session.paused:
+                session.flush()
+        return written
+
+    @property
+    def can_pour(self) -> bool:
+        return bool(self.session.out) and not self.session.congested
 
     def resume(self) -> None:
         """Take what was read before the pause; read on if that does not fill the session again."""
@@ -115,13 +167,15 @@ class Connection(asyncio.Protocol):
     @property
     def is_settled(self) -> bool:
         """Nothing is open, nothing that came waits, no packet is half here, nothing waits for the client to read."""
-        return not (self.session.in_flight or self._backlog or self._decoder.unfinished or self.unsent())
+        session = self.session
+        return not (session.in_flight or session.out or self._backlog or self._decoder.unfinished or self.unsent())
 
     def close(self) -> None:
         """End our side, and wait a little for the client to end its own: closing while it still sends would reset the
         connection, and the last packet, which says why, would be lost.
         """
         if not self._closing:
+            self.session.write_all()
             self._closing = True
             self.write = _discard  # of what is still open, answers come: for nobody now
             self._transport.resume_reading()
@@ -130,6 +184,7 @@ class Connection(asyncio.Protocol):
             self._listener.loop.call_later(CLOSE_WITHIN_S, self._transport.abort)
 
     def close_at_once(self) -> None:
+        self.session.write_all()
         self._closing = True
         self._transport.close()
 
@@ -140,6 +195,7 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._closing = True
             self._listener.counters.slow_clients_cut += 1
+            self.session.discard()
             self._transport.abort()
 
     def timed_out(self) -> None:

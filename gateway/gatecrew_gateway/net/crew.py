@@ -23,6 +23,7 @@ from ..counters import Counters
 from ..deadlines import Deadlines
 from ..dispatcher import Dispatcher
 from ..routing.link import LinkState
+from .outflow import Outflow
 from .stream import Refused, StreamLink, Unimplemented
 from .trust import Trust
 from .unary import UnaryLink
@@ -129,7 +130,7 @@ class Member:
         """Run a link to its end; returns whether there was one."""
         crew = self._crew
         stream = self.link = StreamLink(
-            channel, entry.service, entry.id, crew.hello, crew.dispatcher, crew.actions, crew.counters
+            channel, entry.service, entry.id, crew.hello, crew.dispatcher, crew.actions, crew.outflow, crew.counters
         )
         try:
             await stream.run()
@@ -160,12 +161,14 @@ class Crew:
         hello: worker_pb2.GatewayHello,
         dispatcher: Dispatcher,
         actions: Actions,
+        outflow: Outflow,
         counters: Counters,
     ) -> None:
         self.trust = trust
         self.hello = hello
         self.dispatcher = dispatcher
         self.actions = actions
+        self.outflow = outflow
         self.counters = counters
         self.members: dict[str, Member] = {}
         self._deadlines = Deadlines(dispatcher)

@@ -12,9 +12,11 @@ from ..counters import Counters
 from ..dispatcher import Dispatcher
 from ..session import SessionTable
 from .connection import Connection
+from .outflow import Outflow
 
 SOCKET_SEND_BUFFER = 128 * 1024  # bytes; the kernel's default takes 3 MiB from us before a slow client is noticed
 BACKLOG = 1024
+SOFT_SHARE = 0.5  # of `unsent_timeout_s`: so long a client may have more than `max_unsent` waiting for it
 DRAIN_TICK_S = 0.05
 ON_THE_WAY_S = 1.0  # for what a client sent before it read our goaway to come in
 
@@ -23,16 +25,24 @@ class Listener:
     """Accepts clients and owns their connections."""
 
     def __init__(
-        self, config: ListenerConfig, dispatcher: Dispatcher, sessions: SessionTable, counters: Counters, room: int
+        self,
+        config: ListenerConfig,
+        dispatcher: Dispatcher,
+        sessions: SessionTable,
+        counters: Counters,
+        outflow: Outflow,
+        room: int,
     ) -> None:
         """`room`: for sessions of all listeners, as far as file descriptors go."""
         self.config = config
         self.dispatcher = dispatcher
         self.counters = counters
+        self.outflow = outflow
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
         self.unfinished: dict[Connection, float] = {}  # since when a packet has been half here
         self.congested: dict[Connection, float] = {}  # since when the client has not kept up with what we write
+        self._over_soft: dict[Connection, float] = {}  # since when more than max_unsent has waited for the client
         self.half_closed: set[Connection] = set()  # the client sends no more, but waits for answers
         self.address = ""
         self._sessions = sessions
@@ -85,6 +95,7 @@ class Listener:
         self.unfinished.pop(connection, None)
         self.half_closed.discard(connection)
         self.congested.pop(connection, None)
+        self._over_soft.pop(connection, None)
         self.counters.sessions_closed += 1
         session = connection.session
         self._sessions.close(session)
@@ -103,9 +114,24 @@ class Listener:
         for connection in [c for c, since in self.congested.items() if now - since > self.config.unsent_timeout_s]:
             del self.congested[connection]
             connection.cut_as_slow()
-        for connection in [c for c in self.half_closed if not c.session.in_flight]:
+        self._sweep_over_soft(now)
+        for connection in [c for c in self.half_closed if not (c.session.in_flight or c.session.out)]:
             self.half_closed.discard(connection)
             connection.close_at_once()
+
+    def _sweep_over_soft(self, now: float) -> None:
+        """A burst is allowed, a habit is not: cut those for whom too much has waited for too long."""
+        over = self._over_soft
+        most = self.config.max_unsent
+        for connection in self.congested:
+            if connection.waiting > most:
+                over.setdefault(connection, now)
+        for connection, since in tuple(over.items()):
+            if connection.waiting <= most:
+                del over[connection]
+            elif now - since > self.config.unsent_timeout_s * SOFT_SHARE and connection in self.congested:
+                del over[connection], self.congested[connection]
+                connection.cut_as_slow()
 
     # Leaving.
 

@@ -12,8 +12,9 @@ import grpc.aio
 from gatecrew import __version__
 from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2
 
-from ..actions import ActionError, Actions
+from ..actions import ActionError, Actions, FanOut
 from ..session import COUNTER_BITS, Session, SessionTable
+from .outflow import Outflow
 from .peers import HOP, Peers
 from .stream import add_context
 
@@ -32,6 +33,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         gateway_id: str,
         sessions: SessionTable,
         actions: Actions,
+        outflow: Outflow,
         peers: Peers,
         clock: Callable[[], float],
         status: Callable[[], gateway_pb2.StatusResponse],
@@ -39,6 +41,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         self._gateway_id = gateway_id
         self._sessions = sessions
         self._actions = actions
+        self._outflow = outflow
         self._peers = peers
         self._clock = clock
         self._status = status
@@ -79,11 +82,15 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         if prefix is None or prefix == self._sessions.prefix:
             touched: list[Session] = []
             try:
-                reached = self._actions.apply(action, touched)
+                done = self._actions.apply(action, touched)
             except ActionError as error:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            for session in touched:
-                session.flush()
+            self._outflow.flush(touched)
+            if isinstance(done, FanOut):
+                await self._outflow.finish(done)
+                reached = self._actions.pushed(done)
+            else:
+                reached = done
         if prefix != self._sessions.prefix and not _has_hopped(context):
             for answer in await self._peers.ask(method, request, prefix):
                 assert isinstance(answer, gateway_pb2.Reached)

@@ -16,12 +16,13 @@ import grpc.aio
 
 from gatecrew.v1 import worker_pb2
 
-from ..actions import ActionError, Actions
+from ..actions import SLICE, ActionError, Actions, FanOut
 from ..counters import Counters
 from ..dispatcher import Dispatcher
 from ..routing.lane import Pending
 from ..routing.link import Link, LinkState
 from ..session import Session
+from .outflow import Outflow
 
 log = logging.getLogger("gatecrew.gateway")
 
@@ -51,6 +52,7 @@ class StreamLink:
         hello: worker_pb2.GatewayHello,
         dispatcher: Dispatcher,
         actions: Actions,
+        outflow: Outflow,
         counters: Counters,
     ) -> None:
         self._open: grpc.aio.StreamStreamMultiCallable[bytes, worker_pb2.WorkerMessage] = channel.stream_stream(
@@ -63,6 +65,7 @@ class StreamLink:
         self._hello = hello
         self._dispatcher = dispatcher
         self._actions = actions
+        self._outflow = outflow
         self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._call: grpc.aio.StreamStreamCall[bytes, worker_pb2.WorkerMessage] | None = None
@@ -120,7 +123,7 @@ class StreamLink:
         try:
             serves_all = not hello.commands and not hello.no_commands
             self._dispatcher.joined(link, None if serves_all else frozenset(hello.commands), hello.session_events)
-            self._take_in(link, message)  # more may be in it: a worker that we came late to drains already
+            await self._take_in(link, message)  # more may be in it: a worker that we came late to drains already
             crashed = await self._read(link)
         finally:
             self._lose(crashed)
@@ -153,7 +156,7 @@ class StreamLink:
                     return False
                 self.heard_at = self._loop.time()
                 link.sent_when_it_spoke = link.sent
-                self._take_in(link, message)
+                await self._take_in(link, message)
         except grpc.aio.AioRpcError as error:
             log.info("link to %s ended: %s %s", self._worker_id, error.code().name, error.details())
             return error.code() is grpc.StatusCode.UNAVAILABLE and link.state is not LinkState.DRAINING
@@ -162,26 +165,20 @@ class StreamLink:
                 raise
             return False  # our own call.cancel()
 
-    def _take_in(self, link: Link, message: worker_pb2.WorkerMessage) -> None:
+    async def _take_in(self, link: Link, message: worker_pb2.WorkerMessage) -> None:
         self._counters.batches_received += 1
         if link.state is LinkState.LOST:
             self._counters.late_replies += len(message.replies)
             return
-        touched: list[Session] = []
         replies = message.replies
         if message.actions:
-            settled = 0
-            for action in message.actions:
-                if action.after_replies > settled:
-                    self._dispatcher.answered(link, replies[settled : action.after_replies], touched)
-                    settled = action.after_replies
-                self._act(action, touched)
-            if settled < len(replies):
-                self._dispatcher.answered(link, replies[settled:], touched)
+            if not await self._act_in_turns(link, message):
+                return
         elif replies:
+            touched: list[Session] = []
             self._dispatcher.answered(link, replies, touched)
-        for session in touched:
-            session.flush()
+            for session in touched:
+                session.flush()
         if message.draining:
             self._dispatcher.draining(link)
         if replies:
@@ -189,18 +186,60 @@ class StreamLink:
         if link.state is LinkState.DRAINING:
             self._wake()
 
-    def _act(self, action: worker_pb2.Action, touched: list[Session]) -> None:
+    async def _act_in_turns(self, link: Link, message: worker_pb2.WorkerMessage) -> bool:
+        """Actions and replies in their order, over as many turns of the loop as the pushes among them need; returns
+        False if the link was lost meanwhile.
+
+        Nothing more is read of the worker until then, so that it is the only one who waits when it pushes faster than
+        we can write. Its heartbeats are among what is not read: our own work is not taken for its silence.
+        """
+        replies = message.replies
+        settled = work = 0
+        answered: list[Session] = []
+        pushed: list[Session] = []
+
+        def flush() -> None:
+            for session in answered:
+                session.flush()
+            answered.clear()
+            self._outflow.flush(pushed)
+
+        for action in message.actions:
+            if action.after_replies > settled:
+                self._dispatcher.answered(link, replies[settled : action.after_replies], answered)
+                settled = action.after_replies
+            done = self._act(action, pushed)
+            fan_out = done if isinstance(done, FanOut) else None
+            given = 1 if fan_out is None else fan_out.reached
+            work += 1 + given
+            while work >= SLICE or (fan_out is not None and not fan_out.is_done):
+                flush()
+                await self._outflow.turn(given)
+                self.heard_at = now = self._loop.time()
+                if link.state is LinkState.LOST:
+                    self._counters.late_replies += len(replies) - settled
+                    return False
+                work = 0
+                if fan_out is not None and not fan_out.is_done:
+                    work = given = fan_out.go_on(pushed, now)
+            reached = done if isinstance(done, int) else self._actions.pushed(done)
+            if action.push.receipt:
+                self._receipts.append(worker_pb2.PushResult(receipt=action.push.receipt, delivered=reached))
+                self._wake()
+        if settled < len(replies):
+            self._dispatcher.answered(link, replies[settled:], answered)
+        flush()
+        return True
+
+    def _act(self, action: worker_pb2.Action, touched: list[Session]) -> int | FanOut:
         try:
-            reached = self._actions.apply(action, touched)
+            return self._actions.apply(action, touched)
         except ActionError as error:
             self._counters.actions_refused += 1
-            reached = 0
             if self._loop.time() >= self._complain_at:
                 self._complain_at = self._loop.time() + COMPLAIN_EVERY_S
                 log.warning("worker %s: %s", self._worker_id, error)
-        if action.push.receipt:
-            self._receipts.append(worker_pb2.PushResult(receipt=action.push.receipt, delivered=reached))
-            self._wake()
+            return 0
 
     # The writer.
 
