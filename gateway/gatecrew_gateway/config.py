@@ -130,6 +130,7 @@ class GatewayConfig:
     suspect_after_s: float = 2.0  # silence of a worker, then no new lanes
     lost_after_s: float = 2.5  # silence of a worker, then failover
     quarantine_s: float = 600.0  # so long the like of a packet that took two workers with it reaches nobody; 0: off
+    deregistered_grace_s: float = 30.0  # a worker that is deregistered by hand and runs on is drained after that
     drain_s: float = 10.0  # at most so long from SIGTERM until clients are cut
     # Mutual TLS with workers, paths of PEM files: all three or none.
     worker_ca: str = ""  # who signs the workers' certificates, which have the service as DNS name
@@ -145,6 +146,7 @@ class GatewayConfig:
         _check("gateway", "suspect_after_s", self.suspect_after_s, self.heartbeat_s, 600)
         _check("gateway", "lost_after_s", self.lost_after_s, self.suspect_after_s, 600)
         _check("gateway", "quarantine_s", self.quarantine_s, 0, 86_400)
+        _check("gateway", "deregistered_grace_s", self.deregistered_grace_s, 0, 86_400)
         _check("gateway", "drain_s", self.drain_s, 0, 3600)
         if len({bool(each) for each in (self.worker_ca, self.worker_cert, self.worker_key)}) > 1:
             raise ConfigError("gateway", "worker_ca", "worker_ca, worker_cert and worker_key go together")

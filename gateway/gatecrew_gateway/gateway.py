@@ -180,7 +180,8 @@ class Gateway:
                 service=member.entry.service,
                 worker_id=member.entry.id,
                 address=member.entry.address,
-                state="connecting",
+                state="draining" if member.listed and member.entry.maintenance else "connecting",
+                status_text=member.status_text,
             )
             if shell is not None and link is not None:
                 status.incarnation = shell.incarnation

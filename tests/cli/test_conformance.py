@@ -422,6 +422,50 @@ async def test_a_worker_that_talks_and_says_no_hello_is_given_up(monkeypatch: py
         await server.stop(None)
 
 
+async def test_what_a_library_answers_in_place_of_unimplemented_is_said_with_its_cure() -> None:
+    class Ruby(worker_pb2_grpc.LogicWorkerServicer):
+        async def Link(self, messages: Any, context: Any) -> None:  # type: ignore[override]
+            await context.abort(grpc.StatusCode.UNKNOWN, "Illegal arity of reply generator")
+
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    worker_pb2_grpc.add_LogicWorkerServicer_to_server(Ruby(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    kit = Kit(f"127.0.0.1:{port}", None, None)
+    try:
+        with pytest.raises(Failed, match="UNKNOWN Illegal arity of reply generator; .* UNIMPLEMENTED: if its library"):
+            await kit.find_out()
+    finally:
+        await kit.aclose()
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("text", ["", "no such command"])
+async def test_a_worker_that_gateways_cannot_tell_from_another_server(text: str) -> None:
+    class Curt(worker_pb2_grpc.LogicWorkerServicer):
+        async def Link(self, messages: Any, context: Any) -> None:  # type: ignore[override]
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "only Handle")
+
+        async def Handle(self, request: worker_pb2.Request, context: Any) -> worker_pb2.Reply:  # type: ignore[override]
+            if request.command != 1:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, text or "Method not found!")
+            return worker_pb2.Reply(id=request.id, body=request.body)
+
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    worker_pb2_grpc.add_LogicWorkerServicer_to_server(Curt(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    kit = Kit(f"127.0.0.1:{port}", None, 1)
+    try:
+        await kit.find_out()
+        outcomes = {each.check.name: each.outcome for each in await kit.run(lambda _: None)}
+    finally:
+        await kit.aclose()
+        await server.stop(None)
+    assert outcomes["told-from-others"] == ("ok" if text else "FAIL")
+    assert outcomes["unknown-command"] == outcomes["reply"] == "ok"
+
+
 async def test_health_that_does_not_serve() -> None:
     async with kit_for(serving=False) as kit:
         found = await findings(kit, "health")

@@ -288,6 +288,8 @@ async def test_a_worker_without_link_is_served_in_order_with_context(house: Hous
     seen: list[tuple[int, str, bytes]] = []
 
     async def handle(request: worker_pb2.Request, context: Any) -> worker_pb2.Reply:
+        if request.kind != worker_pb2.KIND_REQUEST:
+            return worker_pb2.Reply()  # the gateway's question whether we serve Handle
         await asyncio.sleep(0.01 if request.body == b"0" else 0)
         seen.append((request.session, request.context.listener, request.body))
         return worker_pb2.Reply(body=request.body)
@@ -305,12 +307,14 @@ async def test_calls_of_a_lost_worker_without_link_go_to_another(house: House) -
     attempts: list[int] = []
 
     async def hang(request: worker_pb2.Request, context: Any) -> worker_pb2.Reply:
-        begun.set()
+        if request.kind == worker_pb2.KIND_REQUEST:  # else the gateway's question whether we serve Handle
+            begun.set()
         await asyncio.Event().wait()
         raise AssertionError
 
     async def answer(request: worker_pb2.Request, context: Any) -> worker_pb2.Reply:
-        attempts.append(request.attempt)
+        if request.kind == worker_pb2.KIND_REQUEST:
+            attempts.append(request.attempt)
         return worker_pb2.Reply(body=b"here")
 
     lost = await house.handle_worker(hang)

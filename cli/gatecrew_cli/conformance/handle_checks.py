@@ -9,8 +9,9 @@ import grpc
 import grpc.aio
 
 from gatecrew.v1 import worker_pb2
+from gatecrew_gateway.net import probe
 
-from .finding import Checks, Skipped, expect
+from .finding import Broken, Checks, Skipped, expect
 from .link_checks import UNIMPLEMENTED, later, said
 from .played import MAX_BODY
 
@@ -45,6 +46,16 @@ async def health(kit: Kit) -> None:
             raise Skipped("it has no health service: Consul cannot check it, and it cannot drain") from None
         raise
     expect(state == "SERVING", f"health is {state}")
+
+
+@check()
+async def told_from_others(kit: Kit) -> None:
+    """A gateway can tell it from a server that is no worker: by its health service, or by a call of Handle."""
+    try:
+        await probe.check(kit.channel, ())
+    except probe.Refused as error:
+        cure = f"let the health service name {probe.SERVICE}, or answer unknown commands with a Reply of status 12"
+        raise Broken(f"a gateway would refuse it: {error}; {cure}") from None
 
 
 @check()

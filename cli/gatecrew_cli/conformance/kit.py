@@ -152,7 +152,11 @@ class Kit:
             with contextlib.suppress(Broken):
                 await self.idle.until(lambda: False, "no end")
             if self.idle.ended is not grpc.StatusCode.UNIMPLEMENTED:
-                raise Failed(f"{self.address}: {error}") from None
+                cure = ""
+                if self.idle.ended not in (None, grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE):
+                    cure = "; a worker that serves only Handle must answer Link with UNIMPLEMENTED: if its library does"
+                    cure += " not do so by itself, as Ruby's, say it in its code"
+                raise Failed(f"{self.address}: {error}{cure}") from None
             self.flavour = "handle"
         self.opened_at = time.monotonic()
         self.hello = self.idle.hello

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from gatecrew.v1 import worker_pb2
+from gatecrew.v1.worker_pb2 import WorkerMessage
 
 from ..actions import SLICE, ActionError, Actions, FanOut
 from ..counters import Counters
@@ -23,10 +25,13 @@ from ..routing.lane import Pending
 from ..routing.link import Link, LinkState
 from ..session import Session
 from .outflow import Outflow
+from .probe import Refused
 
 log = logging.getLogger("gatecrew.gateway")
 
 HELLO_WITHIN_S = 3.0
+LEAVE_WITHIN_S = 65.0  # a link that drains: longer than any deadline
+END_WITHIN_S = 5.0  # of the stream, once we have closed our side
 COMPLAIN_EVERY_S = 1.0
 DEFAULT_MAX_IN_FLIGHT = 1024
 MOST_IN_FLIGHT = 65_536
@@ -35,10 +40,6 @@ MESSAGE_LIMIT = 3 << 20  # bytes; gRPC's own limit of 4 MiB would end the stream
 
 class Unimplemented(Exception):
     """The worker serves no `Link`."""
-
-
-class Refused(Exception):
-    """What answers is not the worker that the registry spoke of; the text says why."""
 
 
 class StreamLink:
@@ -55,10 +56,10 @@ class StreamLink:
         outflow: Outflow,
         counters: Counters,
     ) -> None:
-        self._open: grpc.aio.StreamStreamMultiCallable[bytes, worker_pb2.WorkerMessage] = channel.stream_stream(
+        self._open: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
             "/gatecrew.v1.LogicWorker/Link",
             request_serializer=None,  # we hand over bytes, since their size decides how a batch is split
-            response_deserializer=worker_pb2.WorkerMessage.FromString,
+            response_deserializer=None,  # bytes too: see _read
         )
         self._service = service
         self._worker_id = worker_id
@@ -68,7 +69,7 @@ class StreamLink:
         self._outflow = outflow
         self._counters = counters
         self._loop = asyncio.get_running_loop()
-        self._call: grpc.aio.StreamStreamCall[bytes, worker_pb2.WorkerMessage] | None = None
+        self._call: grpc.aio.StreamStreamCall[bytes, bytes] | None = None
         self._known: dict[int, int] = {}  # session id -> version of the context that the worker has
         self._forgotten: list[int] = []
         self._receipts: list[worker_pb2.PushResult] = []
@@ -82,32 +83,49 @@ class StreamLink:
         self.heard_at = 0.0  # loop time of the worker's last message
         self.commands: Sequence[int] = ()
         self.unary = False
+        self._leaving_at = 0.0  # loop time; 0: it may stay
+        self._closed_at = 0.0  # loop time when our side closed; 0: it is open
 
-    async def run(self) -> None:
-        """Open the stream, serve it until it ends, move what is unanswered elsewhere.
+    async def open(self) -> worker_pb2.WorkerMessage:
+        """Open the stream; returns the worker's first message, its hello.
 
         Raises:
             Unimplemented: the worker has no `Link`.
-            Refused: wrong service.
+            Refused: it says no hello, or one of another service.
             grpc.RpcError: there was no worker to talk to.
         """
         call = self._call = self._open()
         try:
             async with asyncio.timeout(HELLO_WITHIN_S):
-                await call.write(worker_pb2.GatewayMessage(hello=self._hello).SerializeToString())
-                first = await call.read()
+                try:
+                    await call.write(worker_pb2.GatewayMessage(hello=self._hello).SerializeToString())
+                    first = await call.read()
+                except asyncio.InvalidStateError:  # it had ended before we wrote; the code says how
+                    first = None
+                if not isinstance(first, bytes):
+                    code, details = await call.code(), await call.details()
+                    if code is not grpc.StatusCode.OK:
+                        metadata = grpc.aio.Metadata()
+                        raise grpc.aio.AioRpcError(code, metadata, metadata, details)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise Unimplemented from None
             raise
-        except (TimeoutError, asyncio.InvalidStateError):
+        except TimeoutError:
             call.cancel()
             raise Refused(f"no hello within {HELLO_WITHIN_S:g} s") from None
         except asyncio.CancelledError:
             call.cancel()
             raise
-        message = self._checked(first)
-        hello = message.hello
+        return self._checked(first)
+
+    async def run(self, first: worker_pb2.WorkerMessage) -> None:
+        """Serve the stream until it ends, move what is unanswered elsewhere.
+
+        Raises:
+            Refused: it ended because the worker sent what is no message.
+        """
+        hello = first.hello
         link = self.link = Link(
             self._dispatcher.pool(hello.service),
             self._worker_id,
@@ -123,8 +141,10 @@ class StreamLink:
         try:
             serves_all = not hello.commands and not hello.no_commands
             self._dispatcher.joined(link, None if serves_all else frozenset(hello.commands), hello.session_events)
-            await self._take_in(link, message)  # more may be in it: a worker that we came late to drains already
+            await self._take_in(link, first)  # more may be in it: a worker that we came late to drains already
             crashed = await self._read(link)
+        except DecodeError:
+            raise Refused("a message that it sent does not parse; the link was ended") from None
         finally:
             self._lose(crashed)
             writer.cancel()
@@ -132,31 +152,40 @@ class StreamLink:
             if not writer.cancelled() and writer.exception() is not None:
                 log.error("writer of the link to %s", self._worker_id, exc_info=writer.exception())
 
-    def _checked(self, first: worker_pb2.WorkerMessage | object) -> worker_pb2.WorkerMessage:
-        if not isinstance(first, worker_pb2.WorkerMessage) or not first.HasField("hello"):
+    def _checked(self, first: bytes | object) -> worker_pb2.WorkerMessage:
+        try:
+            message = WorkerMessage.FromString(first) if isinstance(first, bytes) else WorkerMessage()
+        except DecodeError:
+            message = WorkerMessage()
+        if not message.HasField("hello"):
             self._cancel()
             raise Refused("its first message is not a hello")
-        if first.hello.service != self._service:
+        if message.hello.service != self._service:
             self._cancel()
-            raise Refused(f"it says that it serves {first.hello.service!r}, the registry says {self._service!r}")
-        return first
+            raise Refused(f"it says that it serves {message.hello.service!r}, the registry says {self._service!r}")
+        return message
 
     # The reader.
 
     async def _read(self, link: Link) -> bool:
-        """Until the stream ends; returns whether the worker crashed."""
+        """Until the stream ends; returns whether the worker crashed.
+
+        Raises:
+            DecodeError: the worker sent what is no message.
+        """
         assert self._call is not None
         read = self._call.read
+        parse = WorkerMessage.FromString  # here, since gRPC would log a traceback for each that does not parse
         task = asyncio.current_task()
         assert task is not None
         try:
             while True:
-                message = await read()
-                if not isinstance(message, worker_pb2.WorkerMessage):  # the end of the stream
+                data = await read()
+                if not isinstance(data, bytes):  # the end of the stream
                     return False
                 self.heard_at = self._loop.time()
                 link.sent_when_it_spoke = link.sent
-                await self._take_in(link, message)
+                await self._take_in(link, parse(data))
         except grpc.aio.AioRpcError as error:
             log.info("link to %s ended: %s %s", self._worker_id, error.code().name, error.details())
             return error.code() is grpc.StatusCode.UNAVAILABLE and link.state is not LinkState.DRAINING
@@ -267,6 +296,7 @@ class StreamLink:
                     self._counters.batches_sent += len(messages)
                     link.written()
                 if link.state is LinkState.DRAINING and not link.pending:
+                    self._closed_at = self._loop.time()
                     await self._call.done_writing()  # nothing of ours is open with it: now it can leave without a loss
                     return
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -324,6 +354,30 @@ class StreamLink:
         return [data] if len(data) <= MESSAGE_LIMIT else split(message)
 
     # From the crew and the gateway.
+
+    @property
+    def is_leaving(self) -> bool:
+        return self._leaving_at > 0
+
+    def is_closing(self, now: float) -> bool:
+        """Our side is closed: no heartbeat goes out any more, so the worker's silence says nothing. It has some seconds
+        to close its own.
+        """
+        if self._closed_at and now - self._closed_at > END_WITHIN_S:
+            self._lose(crashed=False)
+        return self._closed_at > 0
+
+    def leave(self) -> None:
+        """Nothing new goes here; the link closes when nothing is open. Call it again until it has closed."""
+        link = self.link
+        if link is None or link.state is LinkState.LOST:
+            return
+        now = self._loop.time()
+        self._leaving_at = self._leaving_at or now
+        self._dispatcher.draining(link)
+        self._wake()
+        if now - self._leaving_at > LEAVE_WITHIN_S:
+            self._lose(crashed=False)
 
     def beat(self) -> None:
         self._beat += 1

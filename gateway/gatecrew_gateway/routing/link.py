@@ -178,6 +178,12 @@ class Link:
         elif self.state is LinkState.READY and pool.called is None and pool.has_work_for(self):
             pool.call(self)
 
+    def unwrite(self, packets: list[Pending]) -> None:
+        """These were written and nobody began them: should the link be lost, they move as if they never had been."""
+        for packet in packets:
+            if self.pending.pop(packet.id, None) is not None:
+                self.queue.append(packet)
+
     def hold(self) -> None:
         """Give nothing new to this link: lanes finish what is in flight here, then go elsewhere. What is not written
         yet goes back to its lanes.
