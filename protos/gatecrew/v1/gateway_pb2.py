@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from gatecrew.v1 import worker_pb2 as gatecrew_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gatecrew/v1/gateway.proto\x12\x0bgatecrew.v1\x1a\x18gatecrew/v1/worker.proto\"\x1b\n\x07Reached\x12\x10\n\x08sessions\x18\x01 \x01(\r\"S\n\x13ListSessionsRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x10\n\x08listener\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\r\"Q\n\x14ListSessionsResponse\x12*\n\x08sessions\x18\x01 \x03(\x0b\x32\x18.gatecrew.v1.SessionInfo\x12\r\n\x05total\x18\x02 \x01(\x04\"\x88\x01\n\x0bSessionInfo\x12,\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1b.gatecrew.v1.SessionContext\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\x0e\n\x06groups\x18\x03 \x03(\t\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x14\n\x0c\x63onnected_ms\x18\x05 \x01(\x04\"K\n\x16ListDeadLettersRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x13\n\x0bwith_bodies\x18\x03 \x01(\x08\"H\n\x17ListDeadLettersResponse\x12-\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x17.gatecrew.v1.DeadLetter\"\xea\x01\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x04 \x01(\r\x12\x1f\n\x04kind\x18\x05 \x01(\x0e\x32\x11.gatecrew.v1.Kind\x12\x0f\n\x07session\x18\x06 \x01(\x04\x12\x0c\n\x04user\x18\x07 \x01(\t\x12\x0c\n\x04peer\x18\x08 \x01(\t\x12\x0c\n\x04size\x18\t \x01(\x04\x12\x0c\n\x04\x62ody\x18\n \x01(\x0c\x12\x0e\n\x06\x61ge_ms\x18\x0b \x01(\x04\x12\x0f\n\x07refused\x18\x0c \x01(\x04\x12\x0f\n\x07workers\x18\r \x03(\t\"\'\n\x18ReplayDeadLettersRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"N\n\x19ReplayDeadLettersResponse\x12\x31\n\x08replayed\x18\x01 \x03(\x0b\x32\x1f.gatecrew.v1.ReplayedDeadLetter\"O\n\x12ReplayedDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\"\x0f\n\rStatusRequest\"\xb4\x02\n\x0eStatusResponse\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tuptime_ms\x18\x03 \x01(\x04\x12.\n\tlisteners\x18\x04 \x03(\x0b\x32\x1b.gatecrew.v1.ListenerStatus\x12&\n\x05links\x18\x05 \x03(\x0b\x32\x17.gatecrew.v1.LinkStatus\x12;\n\x08\x63ounters\x18\x06 \x03(\x0b\x32).gatecrew.v1.StatusResponse.CountersEntry\x12\x12\n\nprocess_id\x18\x07 \x01(\r\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"A\n\x0eListenerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08sessions\x18\x03 \x01(\r\"\xdd\x01\n\nLinkStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x0c\n\x04sent\x18\x07 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x08 \x01(\x04\x12\x10\n\x08\x63ommands\x18\t \x03(\r\x12\r\n\x05unary\x18\n \x01(\x08\x12\r\n\x05limit\x18\x0b \x01(\r\x12\x13\n\x0bstatus_text\x18\x0c \x01(\t2\x9d\x05\n\x07Gateway\x12/\n\x04Push\x12\x11.gatecrew.v1.Push\x1a\x14.gatecrew.v1.Reached\x12/\n\x04\x42ind\x12\x11.gatecrew.v1.Bind\x1a\x14.gatecrew.v1.Reached\x12\x41\n\rSetAttributes\x12\x1a.gatecrew.v1.SetAttributes\x1a\x14.gatecrew.v1.Reached\x12/\n\x04Join\x12\x11.gatecrew.v1.Join\x1a\x14.gatecrew.v1.Reached\x12\x31\n\x05Leave\x12\x12.gatecrew.v1.Leave\x1a\x14.gatecrew.v1.Reached\x12/\n\x04Kick\x12\x11.gatecrew.v1.Kick\x1a\x14.gatecrew.v1.Reached\x12S\n\x0cListSessions\x12 .gatecrew.v1.ListSessionsRequest\x1a!.gatecrew.v1.ListSessionsResponse\x12\\\n\x0fListDeadLetters\x12#.gatecrew.v1.ListDeadLettersRequest\x1a$.gatecrew.v1.ListDeadLettersResponse\x12\x62\n\x11ReplayDeadLetters\x12%.gatecrew.v1.ReplayDeadLettersRequest\x1a&.gatecrew.v1.ReplayDeadLettersResponse\x12\x41\n\x06Status\x12\x1a.gatecrew.v1.StatusRequest\x1a\x1b.gatecrew.v1.StatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gatecrew/v1/gateway.proto\x12\x0bgatecrew.v1\x1a\x18gatecrew/v1/worker.proto\"5\n\x07Reached\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x18\n\x10unknown_gateways\x18\x02 \x01(\r\"S\n\x13ListSessionsRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x10\n\x08listener\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\r\"k\n\x14ListSessionsResponse\x12*\n\x08sessions\x18\x01 \x03(\x0b\x32\x18.gatecrew.v1.SessionInfo\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x18\n\x10unknown_gateways\x18\x03 \x01(\r\"\x88\x01\n\x0bSessionInfo\x12,\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1b.gatecrew.v1.SessionContext\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\x0e\n\x06groups\x18\x03 \x03(\t\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x14\n\x0c\x63onnected_ms\x18\x05 \x01(\x04\"K\n\x16ListDeadLettersRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x13\n\x0bwith_bodies\x18\x03 \x01(\x08\"H\n\x17ListDeadLettersResponse\x12-\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x17.gatecrew.v1.DeadLetter\"\xea\x01\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x04 \x01(\r\x12\x1f\n\x04kind\x18\x05 \x01(\x0e\x32\x11.gatecrew.v1.Kind\x12\x0f\n\x07session\x18\x06 \x01(\x04\x12\x0c\n\x04user\x18\x07 \x01(\t\x12\x0c\n\x04peer\x18\x08 \x01(\t\x12\x0c\n\x04size\x18\t \x01(\x04\x12\x0c\n\x04\x62ody\x18\n \x01(\x0c\x12\x0e\n\x06\x61ge_ms\x18\x0b \x01(\x04\x12\x0f\n\x07refused\x18\x0c \x01(\x04\x12\x0f\n\x07workers\x18\r \x03(\t\"\'\n\x18ReplayDeadLettersRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"N\n\x19ReplayDeadLettersResponse\x12\x31\n\x08replayed\x18\x01 \x03(\x0b\x32\x1f.gatecrew.v1.ReplayedDeadLetter\"O\n\x12ReplayedDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\"\x0f\n\rStatusRequest\"\xb4\x02\n\x0eStatusResponse\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tuptime_ms\x18\x03 \x01(\x04\x12.\n\tlisteners\x18\x04 \x03(\x0b\x32\x1b.gatecrew.v1.ListenerStatus\x12&\n\x05links\x18\x05 \x03(\x0b\x32\x17.gatecrew.v1.LinkStatus\x12;\n\x08\x63ounters\x18\x06 \x03(\x0b\x32).gatecrew.v1.StatusResponse.CountersEntry\x12\x12\n\nprocess_id\x18\x07 \x01(\r\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"A\n\x0eListenerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08sessions\x18\x03 \x01(\r\"\xdd\x01\n\nLinkStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x0c\n\x04sent\x18\x07 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x08 \x01(\x04\x12\x10\n\x08\x63ommands\x18\t \x03(\r\x12\r\n\x05unary\x18\n \x01(\x08\x12\r\n\x05limit\x18\x0b \x01(\r\x12\x13\n\x0bstatus_text\x18\x0c \x01(\t2\x9d\x05\n\x07Gateway\x12/\n\x04Push\x12\x11.gatecrew.v1.Push\x1a\x14.gatecrew.v1.Reached\x12/\n\x04\x42ind\x12\x11.gatecrew.v1.Bind\x1a\x14.gatecrew.v1.Reached\x12\x41\n\rSetAttributes\x12\x1a.gatecrew.v1.SetAttributes\x1a\x14.gatecrew.v1.Reached\x12/\n\x04Join\x12\x11.gatecrew.v1.Join\x1a\x14.gatecrew.v1.Reached\x12\x31\n\x05Leave\x12\x12.gatecrew.v1.Leave\x1a\x14.gatecrew.v1.Reached\x12/\n\x04Kick\x12\x11.gatecrew.v1.Kick\x1a\x14.gatecrew.v1.Reached\x12S\n\x0cListSessions\x12 .gatecrew.v1.ListSessionsRequest\x1a!.gatecrew.v1.ListSessionsResponse\x12\\\n\x0fListDeadLetters\x12#.gatecrew.v1.ListDeadLettersRequest\x1a$.gatecrew.v1.ListDeadLettersResponse\x12\x62\n\x11ReplayDeadLetters\x12%.gatecrew.v1.ReplayDeadLettersRequest\x1a&.gatecrew.v1.ReplayDeadLettersResponse\x12\x41\n\x06Status\x12\x1a.gatecrew.v1.StatusRequest\x1a\x1b.gatecrew.v1.StatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,35 +35,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSRESPONSE_COUNTERSENTRY']._loaded_options = None
   _globals['_STATUSRESPONSE_COUNTERSENTRY']._serialized_options = b'8\001'
   _globals['_REACHED']._serialized_start=68
-  _globals['_REACHED']._serialized_end=95
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=97
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=180
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=182
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=263
-  _globals['_SESSIONINFO']._serialized_start=266
-  _globals['_SESSIONINFO']._serialized_end=402
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=404
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=479
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=481
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=553
-  _globals['_DEADLETTER']._serialized_start=556
-  _globals['_DEADLETTER']._serialized_end=790
-  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_start=792
-  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_end=831
-  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_start=833
-  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_end=911
-  _globals['_REPLAYEDDEADLETTER']._serialized_start=913
-  _globals['_REPLAYEDDEADLETTER']._serialized_end=992
-  _globals['_STATUSREQUEST']._serialized_start=994
-  _globals['_STATUSREQUEST']._serialized_end=1009
-  _globals['_STATUSRESPONSE']._serialized_start=1012
-  _globals['_STATUSRESPONSE']._serialized_end=1320
-  _globals['_STATUSRESPONSE_COUNTERSENTRY']._serialized_start=1273
-  _globals['_STATUSRESPONSE_COUNTERSENTRY']._serialized_end=1320
-  _globals['_LISTENERSTATUS']._serialized_start=1322
-  _globals['_LISTENERSTATUS']._serialized_end=1387
-  _globals['_LINKSTATUS']._serialized_start=1390
-  _globals['_LINKSTATUS']._serialized_end=1611
-  _globals['_GATEWAY']._serialized_start=1614
-  _globals['_GATEWAY']._serialized_end=2283
+  _globals['_REACHED']._serialized_end=121
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=123
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=206
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=208
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=315
+  _globals['_SESSIONINFO']._serialized_start=318
+  _globals['_SESSIONINFO']._serialized_end=454
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=456
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=531
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=533
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=605
+  _globals['_DEADLETTER']._serialized_start=608
+  _globals['_DEADLETTER']._serialized_end=842
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_start=844
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_end=883
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_start=885
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_end=963
+  _globals['_REPLAYEDDEADLETTER']._serialized_start=965
+  _globals['_REPLAYEDDEADLETTER']._serialized_end=1044
+  _globals['_STATUSREQUEST']._serialized_start=1046
+  _globals['_STATUSREQUEST']._serialized_end=1061
+  _globals['_STATUSRESPONSE']._serialized_start=1064
+  _globals['_STATUSRESPONSE']._serialized_end=1372
+  _globals['_STATUSRESPONSE_COUNTERSENTRY']._serialized_start=1325
+  _globals['_STATUSRESPONSE_COUNTERSENTRY']._serialized_end=1372
+  _globals['_LISTENERSTATUS']._serialized_start=1374
+  _globals['_LISTENERSTATUS']._serialized_end=1439
+  _globals['_LINKSTATUS']._serialized_start=1442
+  _globals['_LINKSTATUS']._serialized_end=1663
+  _globals['_GATEWAY']._serialized_start=1666
+  _globals['_GATEWAY']._serialized_end=2335
 # @@protoc_insertion_point(module_scope)

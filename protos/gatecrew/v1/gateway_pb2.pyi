@@ -24,14 +24,18 @@ class Reached(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SESSIONS_FIELD_NUMBER: builtins.int
+    UNKNOWN_GATEWAYS_FIELD_NUMBER: builtins.int
     sessions: builtins.int
     """how many it was done to; 0 where the target is not there"""
+    unknown_gateways: builtins.int
+    """other gateways that gave no answer: whether it was done to their sessions is not known"""
     def __init__(
         self,
         *,
         sessions: builtins.int = ...,
+        unknown_gateways: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["sessions", b"sessions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sessions", b"sessions", "unknown_gateways", b"unknown_gateways"]) -> None: ...
 
 Global___Reached: typing_extensions.TypeAlias = Reached
 
@@ -68,8 +72,11 @@ class ListSessionsResponse(google.protobuf.message.Message):
 
     SESSIONS_FIELD_NUMBER: builtins.int
     TOTAL_FIELD_NUMBER: builtins.int
+    UNKNOWN_GATEWAYS_FIELD_NUMBER: builtins.int
     total: builtins.int
     """how many match, above the limit too"""
+    unknown_gateways: builtins.int
+    """other gateways that gave no answer: their sessions are missing here"""
     @property
     def sessions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SessionInfo]: ...
     def __init__(
@@ -77,8 +84,9 @@ class ListSessionsResponse(google.protobuf.message.Message):
         *,
         sessions: collections.abc.Iterable[Global___SessionInfo] | None = ...,
         total: builtins.int = ...,
+        unknown_gateways: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["sessions", b"sessions", "total", b"total"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sessions", b"sessions", "total", b"total", "unknown_gateways", b"unknown_gateways"]) -> None: ...
 
 Global___ListSessionsResponse: typing_extensions.TypeAlias = ListSessionsResponse
 

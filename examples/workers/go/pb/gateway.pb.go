@@ -24,10 +24,11 @@ const (
 )
 
 type Reached struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sessions      uint32                 `protobuf:"varint,1,opt,name=sessions,proto3" json:"sessions,omitempty"` // how many it was done to; 0 where the target is not there
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Sessions        uint32                 `protobuf:"varint,1,opt,name=sessions,proto3" json:"sessions,omitempty"`                                      // how many it was done to; 0 where the target is not there
+	UnknownGateways uint32                 `protobuf:"varint,2,opt,name=unknown_gateways,json=unknownGateways,proto3" json:"unknown_gateways,omitempty"` // other gateways that gave no answer: whether it was done to their sessions is not known
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Reached) Reset() {
@@ -63,6 +64,13 @@ func (*Reached) Descriptor() ([]byte, []int) {
 func (x *Reached) GetSessions() uint32 {
 	if x != nil {
 		return x.Sessions
+	}
+	return 0
+}
+
+func (x *Reached) GetUnknownGateways() uint32 {
+	if x != nil {
+		return x.UnknownGateways
 	}
 	return 0
 }
@@ -137,11 +145,12 @@ func (x *ListSessionsRequest) GetLimit() uint32 {
 }
 
 type ListSessionsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sessions      []*SessionInfo         `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
-	Total         uint64                 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"` // how many match, above the limit too
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Sessions        []*SessionInfo         `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	Total           uint64                 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`                                            // how many match, above the limit too
+	UnknownGateways uint32                 `protobuf:"varint,3,opt,name=unknown_gateways,json=unknownGateways,proto3" json:"unknown_gateways,omitempty"` // other gateways that gave no answer: their sessions are missing here
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ListSessionsResponse) Reset() {
@@ -184,6 +193,13 @@ func (x *ListSessionsResponse) GetSessions() []*SessionInfo {
 func (x *ListSessionsResponse) GetTotal() uint64 {
 	if x != nil {
 		return x.Total
+	}
+	return 0
+}
+
+func (x *ListSessionsResponse) GetUnknownGateways() uint32 {
+	if x != nil {
+		return x.UnknownGateways
 	}
 	return 0
 }
@@ -997,17 +1013,19 @@ var File_gatecrew_v1_gateway_proto protoreflect.FileDescriptor
 
 const file_gatecrew_v1_gateway_proto_rawDesc = "" +
 	"\n" +
-	"\x19gatecrew/v1/gateway.proto\x12\vgatecrew.v1\x1a\x18gatecrew/v1/worker.proto\"%\n" +
+	"\x19gatecrew/v1/gateway.proto\x12\vgatecrew.v1\x1a\x18gatecrew/v1/worker.proto\"P\n" +
 	"\aReached\x12\x1a\n" +
-	"\bsessions\x18\x01 \x01(\rR\bsessions\"q\n" +
+	"\bsessions\x18\x01 \x01(\rR\bsessions\x12)\n" +
+	"\x10unknown_gateways\x18\x02 \x01(\rR\x0funknownGateways\"q\n" +
 	"\x13ListSessionsRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x1a\n" +
 	"\blistener\x18\x03 \x01(\tR\blistener\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\rR\x05limit\"b\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\"\x8d\x01\n" +
 	"\x14ListSessionsResponse\x124\n" +
 	"\bsessions\x18\x01 \x03(\v2\x18.gatecrew.v1.SessionInfoR\bsessions\x12\x14\n" +
-	"\x05total\x18\x02 \x01(\x04R\x05total\"\xbb\x01\n" +
+	"\x05total\x18\x02 \x01(\x04R\x05total\x12)\n" +
+	"\x10unknown_gateways\x18\x03 \x01(\rR\x0funknownGateways\"\xbb\x01\n" +
 	"\vSessionInfo\x125\n" +
 	"\acontext\x18\x01 \x01(\v2\x1b.gatecrew.v1.SessionContextR\acontext\x12\x1d\n" +
 	"\n" +
