@@ -18,7 +18,8 @@ from gatecrew import __version__
 from .errors import Failed, UserError
 from .terminal import visible
 
-# Each is commands/NAME.py with a click command called `command`; here is its line in the overview.
+# Each is commands/NAME.py, with underscores for dashes, and has a click command called `command`; here is its line in
+# the overview.
 _COMMANDS = {
     "up": "Everything on one machine: registry, gateways and workers.",
     "gateway": "One gateway: holds the clients' connections.",
@@ -27,6 +28,7 @@ _COMMANDS = {
     "registry": "The embedded registry, which speaks Consul's HTTP API.",
     "call": "Send one packet to a gateway and print the answer.",
     "status": "Who is there: gateways, listeners, links, workers.",
+    "dead-letters": "The packets that took workers with them: see, replay.",
     "health": "Ask one worker or gateway whether it serves.",
     "new": "Write a worker to begin with, in the language you choose.",
     "conformance": "Does a worker, in any language, keep the contract?",
@@ -44,7 +46,7 @@ class _Overview(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = import_module(f".commands.{cmd_name}", __package__).command
+        command = import_module(f".commands.{cmd_name.replace('-', '_')}", __package__).command
         assert isinstance(command, click.Command)
         return command
 

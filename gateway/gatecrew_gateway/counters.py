@@ -25,6 +25,7 @@ class Counters:
     quarantined: int = 0
     quarantine_refused: int = 0  # the same as one that is quarantined
     dead_letters: int = 0  # kept now: this one falls, too
+    dead_letters_replayed: int = 0
     dead_letters_dropped: int = 0
     events_lost: int = 0  # open and close events that no worker took
     links_opened: int = 0

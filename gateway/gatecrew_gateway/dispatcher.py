@@ -335,6 +335,22 @@ class Dispatcher:
                 for packet in gone:
                     self._refuse_the_like(packet)
 
+    def replay(self, session: Session, letter: DeadLetter) -> None:
+        """Let a dead letter go once more, as this session's request: to one worker at most."""
+        route = self.routes.resolve(letter.command)
+        if route is None or route.pool.load >= route.pool.capacity or route.pool.refusing:
+            self._refuse(session, REQUEST, letter.command, 0, route)
+            session.flush()
+            return
+        self.counters.dead_letters_replayed += 1
+        lane = Lane(session, route.pool)
+        deadline = self._clock() + route.timeout_s
+        packet = Pending(letter.number, lane, route, REQUEST, letter.command, 0, letter.body, deadline, resend=False)
+        packet.attempt = letter.attempt + 1
+        packet.suspect = letter.workers[-1]
+        session.in_flight += 1
+        route.pool.admit_suspect(lane, packet)
+
     # From workers.
 
     def answered(self, link: Link, answers: Iterable[Answer], touched: list[Session]) -> None:

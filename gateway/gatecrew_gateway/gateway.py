@@ -21,12 +21,14 @@ from .config import GatewayConfig
 from .counters import Counters
 from .dispatcher import Dispatcher
 from .net.crew import TICK_S, Crew
+from .net.dead_letters import DeadLetters
 from .net.descriptors import room_for_clients
 from .net.listener import Listener
 from .net.outflow import Outflow
 from .net.peers import GATEWAY_TAG, Peers
 from .net.service import GatewayService
 from .net.trust import Trust
+from .replay import Replays
 from .routing.pool import LINGER_S, Pool
 from .session import PREFIX_BITS, SessionTable
 
@@ -106,8 +108,24 @@ class Gateway:
     async def _serve(self) -> None:
         # SO_REUSEPORT would let a second gateway on the same port take half of the calls.
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        replays = Replays(self._dispatcher, self._sessions, self._forget)
+        dead_letters = DeadLetters(
+            self.gateway_id,
+            self._sessions.prefix,
+            self._dispatcher.quarantine,
+            replays,
+            self._peers,
+            self._loop.time,
+        )
         status = GatewayService(
-            self.gateway_id, self._sessions, self._actions, self._outflow, self._peers, self._loop.time, self._status
+            self.gateway_id,
+            self._sessions,
+            self._actions,
+            self._outflow,
+            self._peers,
+            dead_letters,
+            self._loop.time,
+            self._status,
         )
         gateway_pb2_grpc.add_GatewayServicer_to_server(status, server)
         health = health_aio.HealthServicer()

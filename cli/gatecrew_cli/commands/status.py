@@ -100,6 +100,8 @@ def _as_lines(picture: _Picture) -> Iterator[str]:
             f"gateway {answer.gateway_id}  service {address}  {state} for {answer.uptime_ms / 1000:.0f} s"
             f"  pid {answer.process_id}"
         )
+        if dead_letters := answer.counters.get("dead_letters", 0):
+            yield f"  {dead_letters} dead letters: gatecrew dead-letters list"
         for listener in answer.listeners:
             yield f"  listener {listener.name}  {listener.address}  {listener.sessions} sessions"
         for link in answer.links:

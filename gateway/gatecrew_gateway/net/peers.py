@@ -72,7 +72,9 @@ class Peers:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def ask(self, method: str, request: object, prefix: int | None = None) -> list[object]:
+    async def ask(
+        self, method: str, request: object, prefix: int | None = None, within_s: float = WITHIN_S
+    ) -> list[object]:
         """Make a call of the Gateway service to all others, or to the one whose sessions have this prefix.
 
         Returns the answers of those that gave one.
@@ -82,13 +84,13 @@ class Peers:
         ]
         if not channels:
             return []
-        answers = await asyncio.gather(*(self._ask(channel, method, request) for channel in channels))
+        answers = await asyncio.gather(*(self._ask(channel, method, request, within_s) for channel in channels))
         return [answer for answer in answers if answer is not None]
 
-    async def _ask(self, channel: grpc.aio.Channel, method: str, request: object) -> object | None:
+    async def _ask(self, channel: grpc.aio.Channel, method: str, request: object, within_s: float) -> object | None:
         stub = gateway_pb2_grpc.GatewayStub(channel)
         try:
-            answer: object = await getattr(stub, method)(request, timeout=WITHIN_S, metadata=((HOP, "1"),))
+            answer: object = await getattr(stub, method)(request, timeout=within_s, metadata=((HOP, "1"),))
             return answer
         except grpc.aio.AioRpcError as error:
             log.warning("a gateway did not answer %s: %s %s", method, error.code().name, error.details())

@@ -14,6 +14,7 @@ from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2
 
 from ..actions import ActionError, Actions, FanOut
 from ..session import COUNTER_BITS, Session, SessionTable
+from .dead_letters import DeadLetters
 from .outflow import Outflow
 from .peers import HOP, Peers
 from .stream import add_context
@@ -35,6 +36,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         actions: Actions,
         outflow: Outflow,
         peers: Peers,
+        dead_letters: DeadLetters,
         clock: Callable[[], float],
         status: Callable[[], gateway_pb2.StatusResponse],
     ) -> None:
@@ -43,6 +45,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         self._actions = actions
         self._outflow = outflow
         self._peers = peers
+        self._dead_letters = dead_letters
         self._clock = clock
         self._status = status
 
@@ -138,12 +141,12 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
     async def ListDeadLetters(
         self, request: gateway_pb2.ListDeadLettersRequest, context: Context
     ) -> gateway_pb2.ListDeadLettersResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this gateway keeps no dead letters")
+        return await self._dead_letters.list(request, ask_others=not _has_hopped(context))
 
     async def ReplayDeadLetters(
         self, request: gateway_pb2.ReplayDeadLettersRequest, context: Context
     ) -> gateway_pb2.ReplayDeadLettersResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this gateway keeps no dead letters")
+        return await self._dead_letters.replay(request, ask_others=not _has_hopped(context))
 
     async def Status(self, request: gateway_pb2.StatusRequest, context: Context) -> gateway_pb2.StatusResponse:
         response = self._status()

@@ -78,6 +78,14 @@ class Pool:
             if not link.awake:
                 link.gathered()
 
+    def admit_suspect(self, lane: Lane, packet: Pending) -> None:
+        """Take in a packet that is suspect from the start, in a lane of its own."""
+        self.load += 1
+        lane.waiting.append(packet)
+        self.list(lane)
+        if self.called is None:
+            self.wake()
+
     def has_work_for(self, link: Link) -> bool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
         work = self.ready or (self.suspects and link.suspect is None)
