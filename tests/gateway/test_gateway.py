@@ -478,7 +478,7 @@ async def test_session_events_attributes_and_users(house: House) -> None:
 async def test_the_gateway_service_reaches_the_sessions_of_every_gateway(house: House) -> None:
     await house.worker(echo())
     gateways = [await house.gateway(name=f"g{number}") for number in range(2)]
-    await until(lambda: all(len(gateway._peers._channels) == 1 for gateway in gateways))
+    await until(lambda: all(len(gateway._peers.known) == 1 for gateway in gateways))
     clients = [await house.client(gateway) for gateway in gateways]
     for client in clients:
         await client.request(1)

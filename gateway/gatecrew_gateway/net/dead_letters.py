@@ -42,7 +42,8 @@ class DeadLetters:
         """As many as fit into a message, the newest first."""
         found = [self._describe(letter, request.with_bodies) for letter in self._matching(request)]
         if ask_others:
-            for answer in await self._peers.ask("ListDeadLetters", request):
+            answers, _ = await self._peers.ask("ListDeadLetters", request)
+            for answer in answers:
                 assert isinstance(answer, gateway_pb2.ListDeadLettersResponse)
                 found += answer.dead_letters
             found.sort(key=lambda letter: letter.age_ms)
@@ -111,7 +112,8 @@ class DeadLetters:
             return ()
         request = gateway_pb2.ReplayDeadLettersRequest(ids=[id])
         found: list[gateway_pb2.ReplayedDeadLetter] = []
-        for answer in await self._peers.ask("ReplayDeadLetters", request, prefix, within_s=REPLAY_WITHIN_S):
+        answers, _ = await self._peers.ask("ReplayDeadLetters", request, prefix, within_s=REPLAY_WITHIN_S)
+        for answer in answers:
             assert isinstance(answer, gateway_pb2.ReplayDeadLettersResponse)
             found += answer.replayed
         return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import TypeVar
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gatecrew.v1 import gateway_pb2_grpc
 from gatecrew_registry import Entry, Registry
@@ -18,6 +18,7 @@ log = logging.getLogger("gatecrew.gateway")
 GATEWAY_TAG = "gatecrew-gateway"
 HOP = "gatecrew-hop"  # metadata of a call that a gateway makes for another: it must not travel on
 WITHIN_S = 2.0
+LOOK_AGAIN_S = 0.5  # at one that is silent
 
 CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
@@ -31,15 +32,66 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
-Message = TypeVar("Message")
+
+class Peer:
+    """One other gateway. Once it has let a call pass its deadline it is not asked, and nobody waits for it, until its
+    health service answers again.
+    """
+
+    def __init__(self, id: str, address: str) -> None:
+        self.address = address
+        self.prefix = -1
+        self._id = id
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._complained = False
+        self._looking: asyncio.Task[None] | None = None
+
+    async def ask(self, method: str, request: object, within_s: float) -> object | None:
+        """Make a call of the Gateway service; None: no answer."""
+        if self._looking is not None and not self._looking.done():
+            return None
+        stub = gateway_pb2_grpc.GatewayStub(self._channel)
+        try:
+            answer: object = await getattr(stub, method)(request, timeout=within_s, metadata=((HOP, "1"),))
+        except grpc.aio.AioRpcError as error:
+            self._failed(method, error, within_s)
+            return None
+        self._complained = False
+        return answer
+
+    def _failed(self, method: str, error: grpc.aio.AioRpcError, within_s: float) -> None:
+        is_silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        if not self._complained:
+            self._complained = True
+            reason = f"within {within_s:g} s" if is_silent else f"{error.code().name} {error.details()}"
+            log.warning("%s at %s gave no answer to %s: %s", self._id, self.address, method, reason)
+        if is_silent and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look(), name=f"look at {self._id}")
+
+    async def _look(self) -> None:
+        health = health_pb2_grpc.HealthStub(self._channel)
+        while True:
+            try:
+                await health.Check(health_pb2.HealthCheckRequest(), timeout=WITHIN_S)
+                break
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+                    break  # an answer
+            await asyncio.sleep(LOOK_AGAIN_S)
+        log.info("%s at %s answers again", self._id, self.address)
+
+    async def aclose(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        await self._channel.close()
 
 
 class Peers:
     def __init__(self, registry: Registry, own_id: str) -> None:
         self._registry = registry
         self._own_id = own_id
-        self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}  # registry id -> (address, channel)
-        self._prefixes: dict[str, int] = {}  # registry id -> session prefix
+        self.known: dict[str, Peer] = {}  # by registry id
         self._closing: set[asyncio.Task[None]] = set()
 
     async def watch(self) -> None:
@@ -54,50 +106,37 @@ class Peers:
             for entry in entries
             if entry.meta.get("gateway_id") != self._own_id
         }
-        for id, (address, _) in list(self._channels.items()):
+        for id, peer in list(self.known.items()):
             entry = listed.get(id)
-            if entry is None or entry.address != address:
+            if entry is None or entry.address != peer.address:
                 self._drop(id)
         for id, entry in listed.items():
-            address = entry.address
-            if id not in self._channels:
-                self._channels[id] = (address, grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS))
+            if id not in self.known:
+                self.known[id] = Peer(id, entry.address)
             prefix = entry.meta.get("session_prefix", "")
-            self._prefixes[id] = int(prefix) if prefix.isdecimal() else -1
+            self.known[id].prefix = int(prefix) if prefix.isdecimal() else -1
 
     def _drop(self, id: str) -> None:
-        _, channel = self._channels.pop(id)
-        self._prefixes.pop(id, None)
-        task = asyncio.create_task(channel.close())
+        task = asyncio.create_task(self.known.pop(id).aclose())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def ask(
         self, method: str, request: object, prefix: int | None = None, within_s: float = WITHIN_S
-    ) -> list[object]:
+    ) -> tuple[list[object], int]:
         """Make a call of the Gateway service to all others, or to the one whose sessions have this prefix.
 
-        Returns the answers of those that gave one.
+        Returns the answers, and how many of those who were to answer did not.
         """
-        channels = [
-            channel for id, (_, channel) in self._channels.items() if prefix is None or self._prefixes.get(id) == prefix
-        ]
-        if not channels:
-            return []
-        answers = await asyncio.gather(*(self._ask(channel, method, request, within_s) for channel in channels))
-        return [answer for answer in answers if answer is not None]
-
-    async def _ask(self, channel: grpc.aio.Channel, method: str, request: object, within_s: float) -> object | None:
-        stub = gateway_pb2_grpc.GatewayStub(channel)
-        try:
-            answer: object = await getattr(stub, method)(request, timeout=within_s, metadata=((HOP, "1"),))
-            return answer
-        except grpc.aio.AioRpcError as error:
-            log.warning("a gateway did not answer %s: %s %s", method, error.code().name, error.details())
-            return None
+        asked = [peer for peer in self.known.values() if prefix is None or peer.prefix == prefix]
+        if not asked:
+            return [], 0
+        answers = await asyncio.gather(*(peer.ask(method, request, within_s) for peer in asked))
+        heard = [answer for answer in answers if answer is not None]
+        return heard, len(asked) - len(heard)
 
     async def aclose(self) -> None:
-        for id in list(self._channels):
+        for id in list(self.known):
             self._drop(id)
         if self._closing:
             await asyncio.wait(self._closing)

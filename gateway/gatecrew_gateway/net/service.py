@@ -81,7 +81,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         self, method: str, action: worker_pb2.Action, request: object, prefix: int | None, context: Context
     ) -> gateway_pb2.Reached:
         """Do it here, and at the other gateways if it may concern their sessions."""
-        reached = 0
+        reached = unknown = 0
         if prefix is None or prefix == self._sessions.prefix:
             touched: list[Session] = []
             try:
@@ -95,10 +95,11 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
             else:
                 reached = done
         if prefix != self._sessions.prefix and not _has_hopped(context):
-            for answer in await self._peers.ask(method, request, prefix):
+            answers, unknown = await self._peers.ask(method, request, prefix)
+            for answer in answers:
                 assert isinstance(answer, gateway_pb2.Reached)
                 reached += answer.sessions
-        return gateway_pb2.Reached(sessions=reached)
+        return gateway_pb2.Reached(sessions=reached, unknown_gateways=unknown)
 
     async def ListSessions(
         self, request: gateway_pb2.ListSessionsRequest, context: Context
@@ -106,14 +107,16 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         limit = min(request.limit or DEFAULT_LIMIT, MOST_LISTED)
         found = [self._describe(session) for session in itertools.islice(self._matching(request), limit)]
         total = sum(1 for _ in self._matching(request))
+        unknown = 0
         if not _has_hopped(context):
-            for answer in await self._peers.ask("ListSessions", request):
+            answers, unknown = await self._peers.ask("ListSessions", request)
+            for answer in answers:
                 assert isinstance(answer, gateway_pb2.ListSessionsResponse)
                 total += answer.total
                 found += answer.sessions
         sizes = itertools.accumulate(info.ByteSize() + 8 for info in found[:limit])
         fitting = sum(1 for size in sizes if size <= MOST_LISTED_BYTES)
-        return gateway_pb2.ListSessionsResponse(sessions=found[:fitting], total=total)
+        return gateway_pb2.ListSessionsResponse(sessions=found[:fitting], total=total, unknown_gateways=unknown)
 
     def _matching(self, request: gateway_pb2.ListSessionsRequest) -> Iterable[Session]:
         found: Iterable[Session] = self._sessions.by_id.values()
