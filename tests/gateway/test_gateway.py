@@ -345,6 +345,83 @@ async def test_a_worker_without_link_is_told_where_it_can_push(house: House) -> 
         assert (await anext(pushes)).body == b"first"
 
 
+class Inflating(worker_pb2_grpc.LogicWorkerServicer):
+    """A worker that knows no limits: it answers command 1 with as many bytes as the body says, others with the body."""
+
+    @staticmethod
+    def answer(request: worker_pb2.Request) -> worker_pb2.Reply:
+        body = bytes(int(request.body)) if request.command == 1 else request.body
+        return worker_pb2.Reply(id=request.id, body=body)
+
+    async def Link(self, messages: AsyncIterator[worker_pb2.GatewayMessage], context: Any) -> Any:  # type: ignore[override]
+        yield worker_pb2.WorkerMessage(hello=worker_pb2.WorkerHello(service="plain"))
+        async for message in messages:
+            if message.HasField("heartbeat"):
+                yield worker_pb2.WorkerMessage(heartbeat=message.heartbeat)
+            if message.requests:
+                yield worker_pb2.WorkerMessage(replies=map(self.answer, message.requests))
+
+    async def Handle(self, request: worker_pb2.Request, context: Any) -> worker_pb2.Reply:  # type: ignore[override]
+        return self.answer(request) if request.kind == worker_pb2.KIND_REQUEST else worker_pb2.Reply()
+
+
+@asynccontextmanager
+async def inflating(house: House, transport: str, count: int) -> AsyncIterator[None]:
+    servers = []
+    try:
+        for _ in range(count):
+            if transport == "handle":
+                servers.append(await house.handle_worker(Inflating().Handle))
+                continue
+            server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+            worker_pb2_grpc.add_LogicWorkerServicer_to_server(Inflating(), server)
+            port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            servers.append(server)
+            tags = ("gatecrew-worker",)
+            await house.registry.register(
+                Entry(service="plain", id=f"plain-{port}", host="127.0.0.1", port=port, tags=tags)
+            )
+        yield
+    finally:
+        for each in servers:
+            await each.stop(None)
+
+
+@pytest.mark.parametrize("transport", ["link", "handle"])
+async def test_a_reply_over_1_mib_is_an_error_and_harms_nobody(house: House, transport: str) -> None:
+    """Also where clients may send no more than 1 KiB: that limit is theirs alone."""
+    async with inflating(house, transport, count=1):
+        gateway = await house.gateway(ListenerConfig(port=0, max_packet=1024))
+        greedy, bystander = await house.client(gateway), await house.client(gateway)
+        most = (1 << 20) - 8
+        assert len(await greedy.request(1, b"%d" % most)) == most
+        for size in (most + 1, (1 << 20) + 1, 3 << 20):
+            too_big, own, other = await asyncio.gather(
+                greedy.request(1, b"%d" % size),
+                greedy.request(2, b"own"),
+                bystander.request(2, b"other"),
+                return_exceptions=True,
+            )
+            assert isinstance(too_big, ReplyError)
+            assert (too_big.status, too_big.reason) == (Status.INTERNAL, "the reply is too big")
+            assert (own, other) == (b"own", b"other")
+        assert gateway.counters.links_lost == 0
+
+
+async def test_a_message_that_breaks_every_link_it_comes_by_is_quarantined(house: House) -> None:
+    """Over gRPC's own limit: the stream ends, and the request must not end all workers' streams, one by one."""
+    async with inflating(house, "link", count=3):
+        gateway = await house.gateway(workers=3)
+        greedy, bystander = await house.client(gateway), await house.client(gateway)
+        for _ in range(3):
+            with pytest.raises(ReplyError, match="quarantined"):
+                await greedy.request(1, b"%d" % (5 << 20))
+            assert await bystander.request(2, b"other") == b"other"
+        assert gateway.counters.links_lost == 2
+        assert gateway.counters.quarantined == 1
+
+
 async def test_a_draining_worker_hears_when_nothing_is_open_with_it(house: House) -> None:
     """The gateway's side of the stream closes after the last reply, so that a worker that leaves then loses nothing."""
     closed = asyncio.Event()

@@ -35,6 +35,15 @@ END_WITHIN_S = 5.0  # of the stream, once we have closed our side
 COMPLAIN_EVERY_S = 1.0
 DEFAULT_MAX_IN_FLIGHT = 1024
 MOST_IN_FLIGHT = 65_536
+# How a stream ends that nobody ended in order: the process died, a message was over gRPC's limit, its handler failed.
+CRASHES = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
 MESSAGE_LIMIT = 3 << 20  # bytes; gRPC's own limit of 4 MiB would end the stream
 
 
@@ -188,7 +197,7 @@ class StreamLink:
                 await self._take_in(link, parse(data))
         except grpc.aio.AioRpcError as error:
             log.info("link to %s ended: %s %s", self._worker_id, error.code().name, error.details())
-            return error.code() is grpc.StatusCode.UNAVAILABLE and link.state is not LinkState.DRAINING
+            return error.code() in CRASHES and link.state is not LinkState.DRAINING
         except asyncio.CancelledError:
             if task.cancelling():
                 raise
