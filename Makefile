@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BUF := .tools/buf/node_modules/.bin/buf
 AGAINST ?= HEAD
+SIDE_BY_SIDE ?= 4
 
 .PHONY: install run check test test-slow lint types proto buf workers bench
 
@@ -18,8 +19,10 @@ run: install
 	@$(BIN)/gatecrew up examples.chat.worker:worker --workers 3 --listen 127.0.0.1:7000
 check: lint types
 	$(BIN)/pytest -q -m quick
+# What mostly waits runs side by side, what must have the machine for itself after it.
 test: lint types
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(SIDE_BY_SIDE) --dist loadfile -m "not slow and not alone"
+	$(BIN)/pytest -m "alone and not slow"
 test-slow: install
 	$(BIN)/pytest -m slow
 lint: install

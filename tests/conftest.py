@@ -10,12 +10,22 @@ import uvloop
 from processes import Process, free_port
 
 ROOT = Path(__file__).parent.parent
+# Folders whose tests measure time or load, or need a port, a network or an engine for themselves.
+ALONE = ("benchmark", "cluster", "deploy", "hosts", "overload", "survival", "workers")
 
 # A busy machine is slow at times; that says nothing about the code.
 hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks are selected by
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in ALONE and not item.get_closest_marker("quick"):
+            item.add_marker("alone")
 
 
 def pytest_asyncio_loop_factories(
@@ -49,21 +59,22 @@ def port() -> int:
     return free_port()
 
 
-FIGURES: list[str] = []
-
-
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say a figure: all are printed at the end of the run."""
+    """Say a figure: all are printed at the end of the run, whichever process ran the test."""
 
     def say(figure: str) -> None:
-        FIGURES.append(f"{request.node.name}: {figure}")
+        request.node.user_properties.append(("measured", f"{request.node.name}: {figure}"))
 
     return say
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if FIGURES:
+    # Each test has one report of its teardown, the last, with all that was said.
+    every = (report for reports in terminalreporter.stats.values() for report in reports)
+    reports = [report for report in every if getattr(report, "when", "") == "teardown"]
+    figures = [text for each in reports for name, text in each.user_properties if name == "measured"]
+    if figures:
         terminalreporter.section("measured")
-        for figure in FIGURES:
+        for figure in figures:
             terminalreporter.write_line(figure)

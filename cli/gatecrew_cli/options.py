@@ -75,6 +75,7 @@ loop_option = click.option(
     default="auto",
     show_default=True,
     envvar="GATECREW_LOOP",
+    show_envvar=True,
     help="Event loop; auto is uvloop where there is one.",
 )
 config_option = click.option(

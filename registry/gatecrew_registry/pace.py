@@ -7,6 +7,7 @@ import random
 
 MAX_BACKOFF_S = 5.0
 MIN_BACKOFF_S = 0.2
+PAUSE_S = 1.0
 MAX_FRUITLESS_S = 15.0
 
 
@@ -17,9 +18,9 @@ def next_index(asked: int, answered: int) -> int:
     return max(answered, 1)
 
 
-def backoff_s(failures: int) -> float:
+def backoff_s(failures: int, first_s: float = MIN_BACKOFF_S) -> float:
     """Seconds to wait after the n-th failure in a row, doubling, spread by ±50 %, 5 s on average at most."""
-    return min(MAX_BACKOFF_S, MIN_BACKOFF_S * (1 << min(failures - 1, 10))) * random.uniform(0.5, 1.5)
+    return min(MAX_BACKOFF_S, first_s * (1 << min(failures - 1, 10))) * random.uniform(0.5, 1.5)
 
 
 class _TokenBucket:
@@ -43,12 +44,13 @@ class Pace:
 
     An answer with a newer index is what a busy cluster gives: ten at once, then one a second. One whose index stood
     still or went back, and that came before half its time, is from a registry that does not block: two at once, then
-    after 1, 2, 4, 8 and each 15 seconds.
+    after 1, 2, 4, 8 and each 15 seconds. `pause_s` is what these seconds are multiples of.
     """
 
-    def __init__(self, wait_s: float) -> None:
+    def __init__(self, wait_s: float, pause_s: float = PAUSE_S) -> None:
         self._wait_s = wait_s
-        self._newer = _TokenBucket(burst=10, refill_s=1.0)
+        self._pause_s = pause_s
+        self._newer = _TokenBucket(burst=10, refill_s=pause_s)
         self._fruitless = 0
 
     def delay_s(self, asked: int, answered: int, took_s: float, now: float) -> float:
@@ -61,4 +63,6 @@ class Pace:
             self._fruitless = 0
             return 0.0
         self._fruitless += 1
-        return 0.0 if self._fruitless == 1 else min(MAX_FRUITLESS_S, 2.0 ** min(self._fruitless - 2, 10))
+        return (
+            0.0 if self._fruitless == 1 else min(MAX_FRUITLESS_S, self._pause_s * 2.0 ** min(self._fruitless - 2, 10))
+        )

@@ -26,13 +26,23 @@ class Registration:
     Every 60 s ± 20 % it registers anew; in between it looks every 2 s whether the entry is still there, since an agent
     that restarts without a data directory forgets what it was told. With a TTL check, looking is renewing. A registry
     that is down, at start too, is no reason to stop: it goes on trying. Entering waits for the end of the first try
-    only; `wait` is for those who must know. Leaving takes 4 s at most and never raises. `note` is asked every 10 s for
-    a line that people read beside the entry.
+    only; `wait` is for those who must know. Leaving takes 4 s at most, twice `leave_s`, and never raises. `note` is
+    asked every 10 s for a line that people read beside the entry.
     """
 
-    def __init__(self, registry: Registry, entry: Entry, note: Callable[[], str] | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        entry: Entry,
+        note: Callable[[], str] | None = None,
+        *,
+        look_every_s: float | None = None,  # LOOK_EVERY_S
+        leave_s: float | None = None,  # LEAVE_S
+    ) -> None:
         self.entry = entry
         self._note = note
+        self._look_every_s = LOOK_EVERY_S if look_every_s is None else look_every_s
+        self._leave_s = LEAVE_S if leave_s is None else leave_s
         self._registry = registry
         self._outage = Outage(_logger, f"{entry.id} is not registered anew")
         self._tried = asyncio.Event()
@@ -65,11 +75,11 @@ class Registration:
         assert self._keeper is not None
         self._leaving.set()
         # Not cancelled at once: a registration that is under way must not arrive after the deregistration.
-        await asyncio.wait((self._keeper,), timeout=LEAVE_S)
+        await asyncio.wait((self._keeper,), timeout=self._leave_s)
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
         try:
-            async with asyncio.timeout(LEAVE_S):
+            async with asyncio.timeout(self._leave_s):
                 await self._registry.deregister(self.entry.id)
         except (RegistryError, TimeoutError) as error:
             _logger.info("%s could not be deregistered: %s", self.entry.id, error or "no answer in time")
@@ -101,7 +111,7 @@ class Registration:
             if self._note is not None and loop.time() >= note_at:
                 await self._registry.note(self.entry.id, self._note())
                 note_at = loop.time() + NOTE_EVERY_S
-            await self._sleep(LOOK_EVERY_S)
+            await self._sleep(self._look_every_s)
             if self._leaving.is_set():
                 return
             if self.entry.check == "ttl":

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from .entry import Entry, RegistryError, is_name
 from .last_good import LastKnownGood
 from .outage import Outage
-from .pace import Pace, backoff_s, next_index
+from .pace import MIN_BACKOFF_S, PAUSE_S, Pace, backoff_s, next_index
 from .snapshot import Snapshot
 
 _logger = logging.getLogger(__name__)
@@ -24,12 +24,14 @@ _Data = TypeVar("_Data")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How long a query blocks, and how long a loss is doubted; seconds."""
+    """How long a query blocks, how long a loss is doubted, and how soon is asked again; seconds."""
 
     wait_s: float = 55.0
     slack_s: float = 5.0
     settle_s: float = 0.5
     grace_s: float = 30.0
+    pause_s: float = PAUSE_S  # the unit of the pace of queries that come back at once
+    backoff_s: float = MIN_BACKOFF_S  # after a first failure; it doubles
 
     @property
     def timeout_s(self) -> float:
@@ -110,7 +112,7 @@ class Watch:
     ) -> None:
         """Ask for ever; hand each answer on, with whether it is doubtful. `service` is "" for the list of services."""
         loop = asyncio.get_running_loop()
-        pace = Pace(self._timing.wait_s)
+        pace = Pace(self._timing.wait_s, self._timing.pause_s)
         index = 0
         failures = 0
         while True:
@@ -121,7 +123,7 @@ class Watch:
                 failures += 1
                 index = 0
                 self._outage.failed(service, error)
-                delay_s = backoff_s(failures)
+                delay_s = backoff_s(failures, self._timing.backoff_s)
             else:
                 self._outage.ended(service)
                 on_answer(answer.data, failures > 0 or answer.index < index)

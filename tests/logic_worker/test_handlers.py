@@ -198,6 +198,7 @@ async def test_any_other_exception_says_nothing(
     assert worker.counters.failed == 1
 
 
+@pytest.mark.alone  # so many a second are logged
 async def test_flood_of_failures_is_logged_in_part(
     raising: Callable[[BaseException], Worker], caplog: pytest.LogCaptureFixture
 ) -> None:

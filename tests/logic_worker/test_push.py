@@ -311,6 +311,7 @@ async def test_who_awaits_is_slowed_down_while_a_gateway_does_not_read() -> None
         await gateway.until(lambda: len(gateway.actions) == 200)
 
 
+@pytest.mark.alone  # it takes 50 ms for stuck
 async def test_gateway_that_reads_nothing_holds_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("outbox", "sent"):
         monkeypatch.setattr(f"gatecrew_worker.{module}.STUCK_S", 0.05)

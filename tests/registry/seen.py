@@ -8,7 +8,7 @@ from gatecrew_registry import Registry, Snapshot, Timing
 
 PATIENCE_S = 30.0  # generous: it only ends a test that has failed already
 # A wait as short as a test can bear, and losses judged fast; the grace is long, so that a test never passes by it.
-QUICK = Timing(wait_s=2.0, slack_s=3.0, settle_s=0.1, grace_s=600.0)
+QUICK = Timing(wait_s=2.0, slack_s=3.0, settle_s=0.1, grace_s=600.0, pause_s=0.1, backoff_s=0.02)
 
 
 class Seen:

@@ -437,7 +437,7 @@ async def test_a_registration_lasts_as_long_as_its_block(registry: Registry, mak
     async with watching(registry, tag) as seen:
         for check in ("none", "ttl"):
             entry = make(1, check=check)
-            async with Registration(registry, entry) as owner:
+            async with Registration(registry, entry, look_every_s=0.2) as owner:
                 assert owner.is_registered
                 assert await registry.is_registered(entry.id)
                 await seen.ids(entry.id)
@@ -450,7 +450,7 @@ async def test_a_registration_that_is_lost_comes_back(
     registry: Registry, make: Make, check: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     entry = make(1, check=check)
-    async with Registration(registry, entry):
+    async with Registration(registry, entry, look_every_s=0.2):
         await registry.deregister(entry.id)
         async with asyncio.timeout(PATIENCE_S):
             while not await registry.is_registered(entry.id):
@@ -466,11 +466,10 @@ async def test_a_registration_with_a_note(
     check: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registration, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(registration, "NOTE_EVERY_S", 0.1)
     entry = make(1, check=check)
     notes = (f"note {number}" for number in itertools.count(1))
-    async with watching(registry, tag) as seen, Registration(registry, entry, lambda: next(notes)):
+    async with watching(registry, tag) as seen, Registration(registry, entry, lambda: next(notes), look_every_s=0.05):
 
         async def noted() -> dict[str, Any]:
             return dict((await _get(http, "/v1/agent/checks")).get(f"service:{entry.id}:note", {}))

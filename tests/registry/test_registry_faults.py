@@ -227,7 +227,7 @@ async def test_one_service_fails_and_another_does_not(fake: FakeConsul, client: 
 @pytest.mark.parametrize("check", ["none", "ttl"])
 async def test_it_forgets_a_registration(fake: FakeConsul, client: Registry, make: Make, check: str) -> None:
     entry = make(1, check=check)
-    async with Registration(client, entry):
+    async with Registration(client, entry, look_every_s=0.1):
         fake.set()
         await soon(lambda: entry.id in fake.entries, "it did not come back")
 
@@ -246,15 +246,15 @@ async def test_it_rejects_a_registration_for_a_while(fake: FakeConsul, client: R
 @pytest.mark.parametrize("fault", [silence, status(500)])
 async def test_leaving_takes_bounded_time(fake: FakeConsul, client: Registry, make: Make, fault: Fault) -> None:
     loop = asyncio.get_running_loop()
-    async with Registration(client, make(1)):
+    async with Registration(client, make(1), leave_s=0.2):
         fake.fault_all = fault
         leaving_at = loop.time()
-    assert loop.time() - leaving_at < 10  # 4 s and room for a busy machine
+    assert loop.time() - leaving_at < 4  # 0.4 s and room for a busy machine; a request takes 5 s
 
 
 async def test_cancelled_while_entering(fake: FakeConsul, client: Registry, make: Make) -> None:
     fake.fault_all = silence
-    entering = asyncio.create_task(Registration(client, make(1)).__aenter__())
+    entering = asyncio.create_task(Registration(client, make(1), leave_s=0.2).__aenter__())
     await soon(lambda: fake.faulty_answers, "it did not try")
     entering.cancel()
     with pytest.raises(asyncio.CancelledError):

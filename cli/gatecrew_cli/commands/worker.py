@@ -21,9 +21,17 @@ from ..options import ADDRESS, logging_options, loop_option
 )
 @click.option("--advertise", metavar="HOST", help="Host that the registry is told, if others reach it by another one.")
 @click.option("--no-register", is_flag=True, help="Serve without telling the registry.")
-@click.option("--tls-cert", metavar="FILE", envvar="GATECREW_TLS_CERT", help="Mutual TLS: the worker's certificate.")
-@click.option("--tls-key", metavar="FILE", envvar="GATECREW_TLS_KEY", help="Its key.")
-@click.option("--tls-ca", metavar="FILE", envvar="GATECREW_TLS_CA", help="Who signs the gateways' certificates.")
+@click.option(
+    "--tls-cert",
+    metavar="FILE",
+    envvar="GATECREW_TLS_CERT",
+    show_envvar=True,
+    help="Mutual TLS: the worker's certificate.",
+)
+@click.option("--tls-key", metavar="FILE", envvar="GATECREW_TLS_KEY", show_envvar=True, help="Its key.")
+@click.option(
+    "--tls-ca", metavar="FILE", envvar="GATECREW_TLS_CA", show_envvar=True, help="Who signs the gateways' certificates."
+)
 @loop_option
 @logging_options
 def command(
