@@ -18,6 +18,7 @@ class Counters:
     overloaded: int = 0
     unavailable: int = 0
     deadlines_exceeded: int = 0
+    cancelled: int = 0  # requests whose client had gone before their answer came
     outcome_unknown: int = 0
     late_replies: int = 0
     redelivered: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import chain
 
 from .dispatcher import Dispatcher
-from .routing.lane import Lane
+from .routing.lane import Lane, Pending
 from .routing.link import Link
 from .routing.pool import Pool
 
@@ -23,53 +23,77 @@ class Deadlines:
         """What no link has yet. `now` is the loop's clock, in seconds."""
         for pool in self._dispatcher.pools.values():
             pool.refusing = pool.down_since is not None and now - pool.down_since > NO_WORKER_WAIT_S
-            if pool.load:
+            if pool.has_work:
                 self._sweep_waiting(pool, now)
+            pool.measure(now)
+            if pool.has_work and pool.called is None:
+                pool.wake()  # a worker's room may have grown with what is given up
+        self._dispatcher.admission.sweep(now)
 
     def _sweep_waiting(self, pool: Pool, now: float) -> None:
-        for queue in (pool.ready, pool.suspects):
-            for lane in tuple(queue):
-                if pool.refusing:
-                    # Open and close events wait for a worker until their own, longer deadline.
-                    gone = [packet for packet in lane.waiting if packet.route is not None]
-                    lane.waiting = [packet for packet in lane.waiting if packet.route is None]
-                    for packet in gone:
-                        self._dispatcher.no_worker(packet)
-                self._expire_waiting(lane, now)
-                if not lane.waiting:
-                    queue.remove(lane)
+        gone: list[Pending] = []
+        for queue in (pool.ready, pool.suspects, pool.detours):
+            for lane in queue:
+                gone += self._remove(lane, now)
+            if not all(lane.waiting for lane in queue):
+                kept = [lane for lane in queue if lane.waiting]
+                queue.clear()
+                queue.extend(kept)
+        for lane in [lane for lane in pool.suspects if not lane.waiting[0].suspect]:
+            pool.suspects.remove(lane)
+            pool.list(lane)
+        # Last, when every list is whole again: a session that hears of an end may send more.
+        for packet in gone:
+            if packet.is_unheard or packet.deadline <= now:
+                self._dispatcher.expire(packet, now)
+            elif packet.route is None:
+                self._dispatcher.never_told(packet)
+            else:
+                self._dispatcher.no_worker(packet)
+
+    def _remove(self, lane: Lane, now: float) -> list[Pending]:
+        """Take out of a lane what need not wait any longer."""
+        waiting = lane.waiting
+        if lane.is_untold:
+            lane.waiting = []
+            return waiting
+        # Open and close events wait for a worker until their own, longer deadline.
+        refusing = lane.pool.refusing
+        gone = [p for p in waiting if p.deadline <= now or p.is_unheard or (refusing and p.route is not None)]
+        if gone:
+            lane.waiting = [packet for packet in waiting if packet not in gone]
+        return gone
 
     def sweep_link(self, link: Link, now: float) -> None:
-        """What this link has, and what waits in the lanes that it holds. Late answers are dropped; the worker minds its
-        own load.
+        """What this link has, and what waits in the lanes that it holds. The worker is told of what nobody waits for
+        any more; late answers are dropped.
         """
         if 0 < link.rests_until <= now:
             link.rested()
+        link.count_hung(now)
         late = [packet for packet in link.pending.values() if packet.deadline <= now]
+        left = [packet for packet in link.pending.values() if packet.is_unheard and packet.deadline > now]
         held = {id(packet.lane): packet.lane for packet in link.pending.values() if packet.lane.waiting}
-        for packet in late:
-            del link.pending[packet.id]
-            if packet is link.suspect:
-                link.suspect = None
-            packet.suspect = ""
-        unwritten = [packet for packet in link.queue if packet.deadline <= now]
+        unwritten = [packet for packet in link.queue if packet.deadline <= now or packet.is_unheard]
         if unwritten:
-            link.queue = [packet for packet in link.queue if packet.deadline > now]
-        for packet in chain(late, unwritten):
+            link.queue = [packet for packet in link.queue if packet.deadline > now and not packet.is_unheard]
+        for packet in late:
+            link.expire(packet)
+            packet.lane.avoid = link
+        for packet in left:
+            link.expire(packet)
+        for packet in chain(late, left, unwritten):
             lane = packet.lane
             lane.open -= 1
-            self._dispatcher.expire(packet)
+            self._dispatcher.expire(packet, now)
             if not lane.open:
                 lane.pool.release(lane)
         for lane in held.values():
             if lane.link is link:
                 self._expire_waiting(lane, now)
-        if late and link.queue and not link.awake:
+        if (link.cancelled or (late and link.queue)) and not link.awake:
             link.wake()
 
     def _expire_waiting(self, lane: Lane, now: float) -> None:
-        gone = [packet for packet in lane.waiting if packet.deadline <= now]
-        if gone:
-            lane.waiting = [packet for packet in lane.waiting if packet.deadline > now]
-            for packet in gone:
-                self._dispatcher.expire(packet)
+        for packet in self._remove(lane, now):
+            self._dispatcher.expire(packet, now)

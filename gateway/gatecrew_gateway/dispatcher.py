@@ -9,10 +9,11 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from .admission import Admission, Verdict
 from .codec import HEADER, Kind, Status, encode, encode_error
 from .config import MAX_PACKET, PACKET_OVERHEAD, GatewayConfig
 from .counters import Counters
-from .routing.lane import Lane, Pending
+from .routing.lane import CLOSE, NOTIFY, OPEN, REQUEST, Lane, Pending
 from .routing.link import Link, LinkState
 from .routing.pool import Pool
 from .routing.quarantine import DeadLetter, Quarantine
@@ -22,7 +23,6 @@ from .session import MAX_REASON, Session, SessionTable
 log = logging.getLogger("gatecrew.gateway")
 dead_letters = logging.getLogger("gatecrew.deadletter")
 
-REQUEST, NOTIFY, OPEN, CLOSE = 0, 1, 2, 3  # the contract's Kind
 EVENT_DEADLINE_S = 60.0  # of open and close events
 
 _pack = HEADER.pack
@@ -49,6 +49,9 @@ class Answer(Protocol):
     def not_started(self) -> bool: ...
 
 
+Received = tuple[int, int, int, bytes]  # kind, command, seq, body, as the client wire has them
+
+
 class Dispatcher:
     """Owns the pools and every accepted packet. `arm_linger`: see Pool. `forget(session_id)` is called when a closed
     session has nothing open any more.
@@ -68,6 +71,7 @@ class Dispatcher:
         self.counters = counters
         self.quarantine = Quarantine(config.quarantine_s, counters)
         self._links: set[Link] = set()  # that are not lost
+        self.admission = Admission(sessions)
         self._sessions = sessions
         self._max_waiting = config.max_waiting
         self._max_attempts = config.max_attempts
@@ -87,24 +91,37 @@ class Dispatcher:
 
     # From clients.
 
-    def receive(self, session: Session, packets: Sequence[tuple[int, int, int, bytes]]) -> None:
-        """What one client sent, as (kind, command, seq, body) of the client wire, in order."""
+    def receive(self, session: Session, packets: Sequence[Received]) -> Sequence[Received]:
+        """What one client sent, in order. Returns those from the first on that can't be taken now: the session is
+        `blocked` then, and its port is resumed when it may offer them again.
+        """
         now = self._clock()
         if self.quarantine.watched:
             packets = self._screened(session, packets, now)
         known = self.routes.known
         first = id = self._next_id
         notifies = 0
-        for kind, command, seq, body in packets:
+        left: Sequence[Received] = ()
+        incoming = iter(packets)
+        for kind, command, seq, body in incoming:
             if kind > _RECEIVED_NOTIFY:
                 if kind == Kind.PING:
                     session.out.append(encode(Kind.PONG, command, seq, body))
                 continue
             route = known.get(command) or self.routes.resolve(command)
-            if route is None or route.pool.load >= route.pool.capacity or route.pool.refusing:
+            if route is None:
                 self._refuse(session, kind, command, seq, route)
                 continue
             pool = route.pool
+            if pool.load >= pool.easy:
+                verdict = self.admission.judge(session, pool, session.in_flight + id - first, route.timeout_s, now)
+                if verdict is Verdict.WAIT:
+                    self.admission.block(session, pool, now)
+                    left = [(kind, command, seq, body), *incoming]
+                    break
+                if verdict is Verdict.REFUSE:
+                    self._refuse(session, kind, command, seq, route)
+                    continue
             id += 1
             lane = session.lane
             if route.free:
@@ -126,10 +143,9 @@ class Dispatcher:
             session.flush()
         self.counters.requests += accepted - notifies
         self.counters.notifies += notifies
+        return left
 
-    def _screened(
-        self, session: Session, packets: Sequence[tuple[int, int, int, bytes]], now: float
-    ) -> Sequence[tuple[int, int, int, bytes]]:
+    def _screened(self, session: Session, packets: Sequence[Received], now: float) -> Sequence[Received]:
         """Refuse those that are quarantined; what is left."""
         quarantine = self.quarantine
         if now >= quarantine.expires_at:
@@ -183,7 +199,7 @@ class Dispatcher:
             self._event(session, pool, OPEN)
 
     def closed(self, session: Session) -> None:
-        """The client has gone. What it left open runs on, unheard."""
+        """The client has gone. Its requests are cancelled at the next sweep; what it has told runs on."""
         for lane in tuple(session.all_lanes()):
             if lane.opened:
                 self._event(session, lane.pool, CLOSE)
@@ -197,6 +213,7 @@ class Dispatcher:
         session.in_flight += 1
         deadline = self._clock() + EVENT_DEADLINE_S
         pool.admit(lane, Pending(self._next_id, lane, None, kind, 0, 0, b"", deadline, True))
+        pool.load -= 1  # events are no load: that many clients come and go must refuse nobody's packets
 
     # Links.
 
@@ -219,7 +236,7 @@ class Dispatcher:
     def suspected(self, link: Link) -> None:
         """Silent for a while: it keeps what it has and gets nothing new."""
         link.state = LinkState.SUSPECT
-        link.pool.leave(link, self._clock())
+        link.pool.wait_for(link, self._clock())
         link.hold()
 
     def recovered(self, link: Link) -> None:
@@ -263,6 +280,8 @@ class Dispatcher:
                 block.append(packet)
         for packet in link.queue:
             blocks.setdefault(packet.lane, []).append(packet)
+        for id in tuple(link.expired):
+            link.answered_late(id)
         link.pending = {}
         link.queue = []
         for lane, block in reversed(blocks.items()):
@@ -274,7 +293,7 @@ class Dispatcher:
                 link.pool.list(lane, first=True)
         if letter is not None:
             self._refuse_waiting(letter, link.pool)
-        if (link.pool.ready or link.pool.suspects) and link.pool.called is None:
+        if link.pool.has_work and link.pool.called is None:
             link.pool.wake()
 
     def _quarantine(self, packet: Pending, worker_id: str) -> DeadLetter:
@@ -317,7 +336,7 @@ class Dispatcher:
 
     def _refuse_waiting(self, letter: DeadLetter, pool: Pool) -> None:
         """What waits and is the same as this letter meets nobody. What is in flight elsewhere is not sent again."""
-        lanes = {id(lane): lane for lane in (*pool.ready, *pool.suspects)}
+        lanes = {id(lane): lane for lane in (*pool.ready, *pool.suspects, *pool.detours)}
         for link in self._links:
             if link.pool is not pool:
                 continue
@@ -363,6 +382,7 @@ class Dispatcher:
         for answer in answers:
             packet = pop(answer.id, None)
             if packet is None:
+                link.answered_late(answer.id)
                 late += 1
                 continue
             replies += 1
@@ -389,6 +409,8 @@ class Dispatcher:
                     lane.held = False
             session.in_flight -= 1
             if session.port is None:
+                if packet.kind > NOTIFY:
+                    lane.pool.load += 1
                 if not session.in_flight:
                     self._forget(session.id)
             elif packet.kind == REQUEST:
@@ -405,13 +427,19 @@ class Dispatcher:
                         self._error(session, packet.command, packet.seq, Status.INTERNAL, "the reply is too big")
                     else:
                         out.append(_pack(PACKET_OVERHEAD + size, _REPLY, 0, packet.command, packet.seq) + body)
-            elif session.paused:
-                touched.append(session)
+            else:
+                if packet.kind != NOTIFY:
+                    lane.pool.load += 1
+                if session.paused:
+                    touched.append(session)
         if probe is not None and probe.id not in link.pending:
             link.pool.probed(link, probe, self._clock())
         self.counters.late_replies += late
         self.counters.replies += replies
         link.answered += replies
+        link.pool.answered += replies
+        if link.pool in self.admission.blocked:
+            self.admission.resume(link.pool, self._clock())
 
     def _give_back(self, packet: Pending, link: Link) -> None:
         """A worker did not begin it: it is free to go to another, ahead of what came after it."""
@@ -453,15 +481,27 @@ class Dispatcher:
         elif packet.kind == NOTIFY:
             self.counters.notifies_dropped += 1
         else:
+            lane.pool.load += 1
             self.counters.events_lost += 1
         session.flush()
         if session.port is None and not session.in_flight:
             self._forget(session.id)
 
-    def expire(self, packet: Pending) -> None:
-        """It is past its deadline, and out of every list."""
-        self.counters.deadlines_exceeded += 1
-        self._fail(packet, Status.DEADLINE_EXCEEDED, "no answer within the deadline")
+    def expire(self, packet: Pending, now: float) -> None:
+        """It is past its deadline, or its client has gone, and it is out of every list."""
+        if packet.deadline <= now:
+            self.counters.deadlines_exceeded += 1
+            self._fail(packet, Status.DEADLINE_EXCEEDED, "no answer within the deadline")
+        else:
+            self.counters.cancelled += 1
+            self._fail(packet, Status.CANCELLED, "the client has gone")
+
+    def never_told(self, event: Pending) -> None:
+        """Its session came and went before any worker heard of it: none needs to."""
+        session = event.lane.session
+        session.in_flight -= 1
+        if not session.in_flight:
+            self._forget(session.id)
 
     def no_worker(self, packet: Pending) -> None:
         """Nobody of its service has been there for too long."""

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .codec import FROM_GATEWAY, Decoder, Kind, Status, decode_error
-from .dispatcher import NOTIFY, Dispatcher
+from .dispatcher import Dispatcher
+from .routing.lane import NOTIFY
 from .routing.quarantine import DeadLetter
 from .session import Session, SessionTable
 

@@ -37,7 +37,9 @@ class ClientPort(Protocol):
 
 class Session:
     __slots__ = (
+        "address",
         "attributes",
+        "blocked",
         "bulk",
         "congested",
         "groups",
@@ -48,6 +50,7 @@ class Session:
         "listener",
         "opened_at",
         "out",
+        "overdue",
         "paused",
         "peer",
         "port",
@@ -58,6 +61,7 @@ class Session:
     def __init__(self, id: int, peer: str, listener: ListenerConfig, port: ClientPort, opened_at: float) -> None:
         self.id = id
         self.peer = peer
+        self.address = peer.rpartition(":")[0]  # of the client's host
         self.listener = listener  # its name and limits
         self.opened_at = opened_at
         self.port: ClientPort | None = port  # None: the client has gone
@@ -66,7 +70,9 @@ class Session:
         self.groups: set[str] | None = None
         self.version = 0  # of what workers are told: user and attributes
         self.in_flight = 0  # accepted and without an outcome
-        self.paused = False  # over max_in_flight: its port reads nothing
+        self.paused = False  # over max_in_flight, or blocked: its port reads nothing
+        self.blocked = False  # a service has no room for it now (see admission.py)
+        self.overdue = False  # it has been blocked for too long: what it sent is refused now
         self.congested = False  # the client does not keep up: its port reads nothing, and pushes are limited
         self.out: list[bytes] = []  # packets for the client, until the end of the batch, or longer if `bulk` is much
         self.bulk = 0  # bytes of pushes in `out`
@@ -111,7 +117,7 @@ class Session:
         elif out:
             port.write(b"".join(out))
         out.clear()
-        if self.paused and not self.congested and self.in_flight <= self.listener.max_in_flight >> 1:
+        if self.paused and not (self.congested or self.blocked) and self.in_flight <= self.listener.max_in_flight >> 1:
             self.paused = False
             port.resume()
 

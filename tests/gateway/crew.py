@@ -8,7 +8,7 @@ from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, decode_error
 from gatecrew_gateway.config import GatewayConfig, ListenerConfig
 from gatecrew_gateway.counters import Counters
 from gatecrew_gateway.deadlines import Deadlines
-from gatecrew_gateway.dispatcher import Dispatcher
+from gatecrew_gateway.dispatcher import Dispatcher, Received
 from gatecrew_gateway.routing.lane import Pending
 from gatecrew_gateway.routing.link import Link
 from gatecrew_gateway.routing.pool import LINGER_S, Pool
@@ -27,6 +27,8 @@ class Client:
         self.closed = False
         self.reading = True
         self.last_seq = 0
+        self.crew: Crew
+        self.backlog: list[Received] = []
         self._decoder = Decoder(allowed=FROM_GATEWAY)
 
     def write(self, data: bytes) -> None:
@@ -57,6 +59,16 @@ class Client:
 
     def resume(self) -> None:
         self.reading = True
+        backlog, self.backlog = self.backlog, []
+        if backlog:
+            self.offer(backlog)
+
+    def offer(self, packets: list[Received]) -> None:
+        """As a connection does: what can't be taken now stays with it."""
+        if self.session.blocked:
+            self.backlog += packets
+        else:
+            self.backlog = list(self.crew.dispatcher.receive(self.session, packets))
 
     def close(self) -> None:
         self.closed = True
@@ -89,6 +101,7 @@ class Worker:
         self.woken = False
         self.link = Link(crew.dispatcher.pool(service), name, max_in_flight, self._wake, one_at_a_time)
         self.batches: list[list[Pending]] = []
+        self.cancelled: list[int] = []  # ids that it was told of
 
     def _wake(self) -> None:
         self.woken = True
@@ -96,6 +109,8 @@ class Worker:
     def run(self) -> None:
         """What the writer does after it was woken."""
         self.woken = False
+        self.cancelled += self.link.cancelled
+        self.link.cancelled.clear()
         batch = self.link.take(self.crew.now)
         for packet in batch:
             session = packet.lane.session.id
@@ -113,7 +128,8 @@ class Worker:
         self.link.heard()
 
     def answer_all(self) -> None:
-        self.answer(*self.link.pending.values())
+        """Also what nobody waits for any more."""
+        self.answer(*self.link.pending.values(), *self.link.expired.values())
 
     @property
     def in_flight(self) -> list[Pending]:
@@ -153,9 +169,10 @@ class Crew:
         self.dispatcher.joined(worker.link, frozenset(commands) or None, events)
         return worker
 
-    def client(self) -> Client:
+    def client(self, address: str = "10.0.0.1") -> Client:
         client = Client()
-        client.session = self.sessions.open("10.0.0.1:5", ListenerConfig(), client, self.now)
+        client.crew = self
+        client.session = self.sessions.open(f"{address}:5", ListenerConfig(), client, self.now)
         self.dispatcher.opened(client.session)
         return client
 
@@ -165,7 +182,7 @@ class Crew:
         for command in commands:
             client.last_seq += 1
             packets.append((int(kind), command, client.last_seq, b"%d" % client.last_seq))
-        self.dispatcher.receive(client.session, packets)
+        client.offer(packets)
         return [packet[2] for packet in packets]
 
     def leave(self, client: Client) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gatecrew_gateway.admission import WAIT_S
 from gatecrew_gateway.codec import Kind, Status
 from gatecrew_gateway.config import GatewayConfig, RouteConfig
 from gatecrew_gateway.deadlines import NO_WORKER_WAIT_S
@@ -412,13 +413,72 @@ def test_a_worker_never_has_more_than_it_said() -> None:
     assert sorted(client.replies) == list(range(1, 11))
 
 
-@pytest.mark.parametrize("over", [0, 1])
-def test_a_full_service_refuses(over: int) -> None:
+def test_a_full_service_does_not_read_for_a_moment_and_then_refuses() -> None:
     crew = Crew(GatewayConfig(max_waiting=5))
-    crew.worker("a", max_in_flight=2)
-    client = crew.client()
-    crew.send(client, *[1] * (7 + over))
-    assert statuses(client.errors) == {8: Status.RESOURCE_EXHAUSTED} if over else not client.errors
+    worker = crew.worker("a", max_in_flight=2)
+    clients = [crew.client() for _ in range(9)]
+    for client in clients:
+        crew.send(client, 1)
+    crew.run()
+    late, later = clients[7:]
+    assert [client.session.blocked for client in clients] == [False] * 7 + [True] * 2
+    worker.answer(worker.in_flight[0])
+    assert not late.session.blocked
+    assert not late.errors
+    crew.pass_time(WAIT_S * 0.9)
+    assert not later.errors
+    crew.pass_time(WAIT_S * 0.2)
+    assert statuses(later.errors) == {1: Status.RESOURCE_EXHAUSTED}
+    # It has been full for long enough: what comes now need not wait.
+    crew.send(later, 1)
+    assert statuses(later.errors) == {1: Status.RESOURCE_EXHAUSTED, 2: Status.RESOURCE_EXHAUSTED}
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "10.0.0.2"])
+def test_who_has_more_than_its_share_waits_and_others_do_not(address: str) -> None:
+    """Be they of the same address or of another one."""
+    crew = Crew(GatewayConfig(max_waiting=100))
+    crew.worker("a", max_in_flight=100)
+    greedy = [crew.client("10.0.0.1") for _ in range(20)]
+    for client in greedy:
+        crew.send(client, *[1] * 40)
+    assert all(client.session.blocked for client in greedy[4:])
+    modest = crew.client(address)
+    crew.send(modest, 1)
+    assert not modest.session.blocked
+    assert modest.session.in_flight == 1
+    crew.pass_time(WAIT_S * 1.2)
+    assert statuses(greedy[-1].errors)
+
+
+def test_a_silent_worker_takes_nobodys_room() -> None:
+    crew = Crew(GatewayConfig(max_waiting=4))
+    frozen, well = crew.worker("a", max_in_flight=4), crew.worker("b", max_in_flight=4)
+    for _ in range(8):
+        crew.send(crew.client(), 1)
+        crew.pass_time(LINGER_S)
+        crew.run()
+    assert len(frozen.in_flight) == 4
+    crew.dispatcher.suspected(frozen.link)
+    well.answer_all()
+    clients = [crew.client() for _ in range(8)]
+    for client in clients:
+        crew.send(client, 1)
+    assert not any(client.session.blocked for client in clients)
+
+
+def test_what_would_wait_past_its_deadline_is_refused_at_once() -> None:
+    crew = Crew(routes(deadline_ms=1000))
+    worker = crew.worker("a", max_in_flight=2)
+    clients = [crew.client() for _ in range(40)]
+    for client in clients[:36]:
+        crew.send(client, 2)  # with five seconds
+    for _ in range(10):  # ten a second are answered, so that two dozens take more than two seconds
+        crew.run()
+        worker.answer(worker.in_flight[0])
+        crew.pass_time(0.1)
+    crew.send(clients[-1], 1)
+    assert statuses(clients[-1].errors) == {1: Status.RESOURCE_EXHAUSTED}
 
 
 def test_without_workers_packets_wait_a_moment_and_then_fail_at_once() -> None:
@@ -493,6 +553,69 @@ def test_a_deadline_frees_the_lane_and_a_late_answer_is_dropped() -> None:
     assert client.replies == {3: [b"3"]}
 
 
+def test_an_expired_request_keeps_its_slot_until_the_late_answer() -> None:
+    """Else the worker would get ever more of what nobody waits for."""
+    crew = Crew(routes(deadline_ms=1000))
+    worker = crew.worker("a", max_in_flight=2)
+    for _ in range(2):
+        crew.send(crew.client(), 1)
+    crew.run()
+    late = worker.in_flight
+    crew.pass_time(1.1)
+    crew.run()
+    assert worker.cancelled == [packet.id for packet in late]
+    crew.send(crew.client(), 1)
+    crew.run()
+    assert worker.in_flight == []
+    worker.answer(late[0])
+    crew.run()
+    assert len(worker.in_flight) == 1
+    assert crew.counters.late_replies == 1
+
+
+def test_a_session_goes_on_with_another_worker_while_its_request_hangs() -> None:
+    crew = Crew(routes(deadline_ms=1000))
+    hanging, well = crew.worker("a"), crew.worker("b")
+    client = crew.client()
+    crew.send(client, 1)
+    crew.run()
+    [late] = hanging.in_flight
+    crew.pass_time(1.1)
+    for _ in range(4):
+        crew.send(client, 1)
+        crew.pass_time(LINGER_S)
+        crew.run()
+        well.answer_all()
+    assert sorted(client.replies) == [2, 3, 4, 5]
+    hanging.answer(late)
+    for _ in range(2):
+        crew.send(client, 1)
+        crew.pass_time(LINGER_S)
+        crew.run()
+        hanging.answer_all()
+        well.answer_all()
+    assert {execution.worker for execution in crew.executions[-2:]} == {"a", "b"}
+
+
+def test_requests_of_a_client_that_has_gone_are_cancelled_and_what_it_told_is_not() -> None:
+    crew = Crew()
+    worker = crew.worker("a", max_in_flight=2)
+    client = crew.client()
+    crew.send(client, 1)
+    crew.send(client, 1, kind=Kind.NOTIFY)
+    crew.run()
+    request, notify = worker.in_flight
+    crew.send(client, 1, 1)
+    crew.leave(client)
+    crew.pass_time(0.1)
+    crew.run()
+    assert worker.cancelled == [request.id]
+    assert worker.in_flight == [notify]
+    assert crew.counters.cancelled == 3
+    worker.answer(notify)
+    assert crew.forgotten == [client.session.id]
+
+
 def test_an_application_error_reaches_the_client_and_is_not_retried() -> None:
     crew = Crew()
     worker = crew.worker("a")
@@ -521,6 +644,20 @@ def test_a_service_that_wants_events_hears_of_open_and_close_around_the_packets(
     assert crew.forgotten == []
     worker.answer_all()
     assert crew.forgotten == [late.session.id]
+
+
+def test_events_are_no_load_and_of_who_has_gone_unheard_nothing_is_told() -> None:
+    crew = Crew(GatewayConfig(max_waiting=5))
+    crew.lose(crew.worker("a", events=True))
+    for _ in range(100):
+        crew.leave(crew.client())
+    staying = crew.client()
+    assert crew.dispatcher.pool("echo").load == 0
+    crew.pass_time(0.1)
+    assert len(crew.forgotten) == 100
+    worker = crew.worker("b", events=True)
+    crew.run()
+    assert [(packet.kind, packet.lane.session) for packet in worker.in_flight] == [(OPEN, staying.session)]
 
 
 def test_a_lost_open_event_is_told_again() -> None:

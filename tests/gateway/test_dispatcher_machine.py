@@ -82,6 +82,7 @@ class Delivery:
         packets = worker.in_flight
         self.random.shuffle(packets)
         some = packets[: self.random.randint(1, 9)]
+        some += [packet for packet in worker.link.expired.values() if self.random.random() < 0.3]
         for packet in some:
             if packet.command in IN_ORDER:
                 session = packet.lane.session.id
@@ -140,7 +141,7 @@ class Delivery:
         for pool in self.crew.dispatcher.pools.values():
             if pool.called is None and not pool._lingering:
                 assert pool.wake_at == 1
-                assert not pool.ready or not any(pool.has_work_for(link) for link in pool.links)
+                assert not any(pool.has_work_for(link) for link in pool.links)
 
     def nobody_hears_twice(self) -> None:
         for client in self.clients:
@@ -150,7 +151,8 @@ class Delivery:
     def a_lane_is_in_one_place(self) -> None:
         for worker in self.crew.workers:
             link = worker.link
-            assert len(link.pending) <= link.limit.most
+            assert len(link.pending) + len(link.expired) <= link.limit.most
+            assert not link.pending.keys() & link.expired.keys()
             for packet in (*link.pending.values(), *link.queue):
                 assert packet.lane.link is link
                 assert packet not in packet.lane.waiting
@@ -159,7 +161,7 @@ class Delivery:
                 opened[id(packet.lane)] += 1
                 assert packet.lane.open >= opened[id(packet.lane)]
         for pool in self.crew.dispatcher.pools.values():
-            listed = [*pool.ready, *pool.suspects]
+            listed = [*pool.ready, *pool.suspects, *pool.detours]
             assert len(set(map(id, listed))) == len(listed)
             for lane in listed:
                 assert lane.waiting
@@ -219,6 +221,7 @@ class Delivery:
             assert pool.load == 0
             assert not pool.ready
             assert not pool.suspects
+            assert not pool.detours
         assert self.gone == set(self.crew.forgotten)
 
 

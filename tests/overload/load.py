@@ -54,7 +54,7 @@ class Client:
                 if kind in (REPLY, ERROR) and seq in self._open:
                     asked_at, future = self._open.pop(seq)
                     now = time.monotonic()
-                    status = 0 if kind == REPLY else body[0]
+                    status = 0 if kind == REPLY else int.from_bytes(body[:2], "big")
                     if not future.done():
                         future.set_result(Answer(status, body, now - asked_at, now))
         except (asyncio.IncompleteReadError, ConnectionError):

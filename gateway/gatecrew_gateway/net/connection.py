@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from ..codec import Decoder, Status, WireError, encode_error
+from ..dispatcher import Received
 from ..session import Session
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class Connection(asyncio.Protocol):
         "_closing",
         "_congested_s",
         "_decoder",
+        "_handing_over",
         "_listener",
-        "_resuming",
         "_transport",
         "is_pouring",
         "session",
@@ -40,9 +41,9 @@ class Connection(asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._decoder = Decoder(listener.config.max_packet)
-        self._backlog: list[tuple[int, int, int, bytes]] | None = None  # read, but over the session's max_in_flight
+        self._backlog: list[Received] = []  # read, and not handed over: the session has enough open, or is blocked
         self._closing = False
-        self._resuming = False
+        self._handing_over = False
         self._behind = False  # not read because it does not read: until it has all that waits for it
         self._congested_s = 0.0  # how long it has not read since it had all, besides now; without our own part
         self.is_pouring = False  # see Outflow
@@ -64,14 +65,13 @@ class Connection(asyncio.Protocol):
         if packets:
             if unfinished:
                 unfinished.pop(self, None)
-            session = self.session
-            room = max(0, session.listener.max_in_flight - session.in_flight)
-            if len(packets) > room:
-                self._backlog = packets[room:]
-                packets = packets[:room]
-                session.paused = True
+            if self._backlog:
+                self._backlog += packets
+            else:
+                self._backlog = packets
+            self._hand_over()
+            if self.session.paused:
                 self._transport.pause_reading()
-            self._listener.dispatcher.receive(session, packets)
         elif unfinished and self._decoder.ended_ignored:
             unfinished.pop(self, None)
         if error is not None:
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends nothing more; it still gets its open answers."""
-        if self._closing or not (self.session.in_flight or self.session.out):
+        if self._closing or not self.has_open:
             return False
         self._listener.half_closed.add(self)
         return True
@@ -149,26 +149,37 @@ class Connection(asyncio.Protocol):
 
     def resume(self) -> None:
         """Take what was read before the pause; read on if that does not fill the session again."""
-        if self._resuming:  # called by what `receive` flushes: the loop below goes on
+        if self._handing_over:  # called by what `receive` flushes: the loop in `_hand_over` goes on
             return
-        self._resuming = True
-        session = self.session
-        while self._backlog and not session.paused and not self._closing:
-            backlog, self._backlog = self._backlog, None
-            room = max(0, session.listener.max_in_flight - session.in_flight)
-            if len(backlog) > room:
-                self._backlog = backlog[room:]
-                session.paused = True
-            self._listener.dispatcher.receive(session, backlog[:room])
-        self._resuming = False
-        if not session.paused and not session.congested and not self._closing:
+        self._hand_over()
+        if not (self.session.paused or self.session.congested or self._closing):
             self._transport.resume_reading()
+
+    def _hand_over(self) -> None:
+        """Give the dispatcher what was read, as far as the session may have it open; the rest stays in the backlog."""
+        session = self.session
+        self._handing_over = True
+        while self._backlog and not session.paused and not self._closing:
+            packets, self._backlog = self._backlog, []
+            room = max(0, session.listener.max_in_flight - session.in_flight)
+            more: list[Received] = []
+            if len(packets) > room:
+                packets, more = packets[:room], packets[room:]
+                session.paused = True
+            left = self._listener.dispatcher.receive(session, packets)
+            if left or more:
+                self._backlog = [*left, *more]
+        self._handing_over = False
+
+    @property
+    def has_open(self) -> bool:
+        """It has sent what has no answer yet, or the answer is not written."""
+        return bool(self.session.in_flight or self._backlog or self.session.out)
 
     @property
     def is_settled(self) -> bool:
         """Nothing is open, nothing that came waits, no packet is half here, nothing waits for the client to read."""
-        session = self.session
-        return not (session.in_flight or session.out or self._backlog or self._decoder.unfinished or self.unsent())
+        return not (self.has_open or self._decoder.unfinished or self.unsent())
 
     def close(self) -> None:
         """End our side, and wait a little for the client to end its own: closing while it still sends would reset the

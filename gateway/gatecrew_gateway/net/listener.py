@@ -115,7 +115,7 @@ class Listener:
             del self.congested[connection]
             connection.cut_as_slow()
         self._sweep_over_soft(now)
-        for connection in [c for c in self.half_closed if not (c.session.in_flight or c.session.out)]:
+        for connection in [c for c in self.half_closed if not c.has_open]:
             self.half_closed.discard(connection)
             connection.close_at_once()
 

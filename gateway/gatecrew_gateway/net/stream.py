@@ -297,7 +297,7 @@ class StreamLink:
                     self._waiter = self._loop.create_future()
                     await self._waiter
                 self._wanted = False
-                messages = self._messages(link.take(self._loop.time()))
+                messages = self._messages(link.take(self._loop.time()), link)
                 if messages:
                     link.writing = True
                     for data in messages:
@@ -317,7 +317,7 @@ class StreamLink:
             self._cancel()  # a bug of ours: the reader ends too, and the link is made anew
             raise
 
-    def _messages(self, batch: list[Pending]) -> list[bytes]:
+    def _messages(self, batch: list[Pending], link: Link) -> list[bytes]:
         """The batch, and what else is due, as messages of bounded size."""
         message = worker_pb2.GatewayMessage()
         if self._beat_due:
@@ -329,12 +329,16 @@ class StreamLink:
         if self._receipts:
             message.push_results.extend(self._receipts)
             self._receipts.clear()
+        if link.cancelled:
+            message.cancelled_requests.extend(link.cancelled)
+            link.cancelled.clear()
         if not batch:
             data = message.SerializeToString()
             return [data] if data else []
         known = self._known
         add = message.requests.add
         now = self._loop.time()
+        message.sent_ms = int(now * 1000)
         for packet in batch:
             session = packet.lane.session
             session_id = session.id

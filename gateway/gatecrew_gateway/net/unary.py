@@ -59,7 +59,7 @@ class UnaryLink:
         self._counters = counters
         self._worker_id = worker_id
         self._loop = asyncio.get_running_loop()
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[int, asyncio.Task[None]] = {}  # by the packet's id
         self._beating: asyncio.Task[None] | None = None
         self._over: asyncio.Event = asyncio.Event()
         self.link = Link(dispatcher.pool(service), worker_id, MAX_IN_FLIGHT, self._wake, one_at_a_time=True)
@@ -86,7 +86,7 @@ class UnaryLink:
             await self._over.wait()
         finally:
             self._lose(crashed=False)
-            tasks: set[asyncio.Task[None]] = {*self._calls, *filter(None, (self._beating, self._checking))}
+            tasks: set[asyncio.Task[None]] = {*self._calls.values(), *filter(None, (self._beating, self._checking))}
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -98,14 +98,21 @@ class UnaryLink:
         self._loop.call_soon(self._start_calls)
 
     def _start_calls(self) -> None:
+        for id in self.link.cancelled:
+            if id in self._calls:
+                self._calls[id].cancel()
+        self.link.cancelled.clear()
         batch = self.link.take(self._loop.time())
         for packet in batch:
-            task = self._loop.create_task(self._call(packet))
-            self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
+            task = self._calls[packet.id] = self._loop.create_task(self._call(packet))
+            task.add_done_callback(lambda _, id=packet.id: self._ended(id))  # type: ignore[misc]
         # Nothing to gather for: the next packet may go at once.
         self.link.written()
         self.link.heard()
+
+    def _ended(self, id: int) -> None:
+        del self._calls[id]
+        self.link.answered_late(id)  # if it was cancelled
 
     async def _call(self, packet: Pending) -> None:
         session = packet.lane.session
@@ -229,7 +236,7 @@ class UnaryLink:
 
     def _lose(self, crashed: bool, blame: bool = True) -> None:
         if self.link.state is not LinkState.LOST:
-            for task in self._calls:
+            for task in self._calls.values():
                 task.cancel()  # fencing: what a frozen worker answers later is not read
             self._dispatcher.lost(self.link, crashed and self.link.state is not LinkState.DRAINING, blame)
             self._over.set()

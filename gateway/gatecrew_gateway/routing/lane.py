@@ -3,7 +3,7 @@
 A lane is one session's packets for one service. Its states:
 
     quiet    no link, nothing waiting
-    ready    no link, packets waiting; listed in its pool (`ready` or `suspects`) until a link takes it
+    ready    no link, packets waiting; listed in its pool (`ready`, `suspects` or `detours`) until a link takes it
     bound    has a link and packets open there; a new packet joins them
     held     bound, but new packets wait: a packet that travels alone is open, or the link is draining
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .link import Link
     from .pool import Pool
     from .route import Route
+
+
+REQUEST, NOTIFY, OPEN, CLOSE = 0, 1, 2, 3  # the contract's Kind
 
 
 class Pending:
@@ -56,12 +59,17 @@ class Pending:
     def alone(self) -> bool:
         return bool(self.suspect) or (self.route is not None and self.route.alone)
 
+    @property
+    def is_unheard(self) -> bool:
+        """A request whose client has gone. What a client tells, and events, are worth running all the same."""
+        return self.kind == REQUEST and self.lane.session.port is None
+
 
 _id = attrgetter("id")
 
 
 class Lane:
-    __slots__ = ("held", "link", "open", "opened", "pool", "session", "waiting")
+    __slots__ = ("avoid", "held", "link", "open", "opened", "pool", "session", "waiting")
 
     def __init__(self, session: Session, pool: Pool) -> None:
         self.session = session
@@ -69,8 +77,17 @@ class Lane:
         self.link: Link | None = None
         self.open = 0  # packets with the link: queued there or in flight
         self.held = False
+        self.avoid: Link | None = None  # a worker that has not answered this lane in time: it may hang there
         self.opened = False  # the service was told of the session, so it must be told of its end
         self.waiting: list[Pending] = []  # in order
+
+    @property
+    def is_untold(self) -> bool:
+        """The client has gone before any worker heard of it, and has told nothing: none needs to hear of it."""
+        waiting = self.waiting
+        if self.session.port is not None or self.link is not None or waiting[0].kind != OPEN:
+            return False
+        return all(packet.is_unheard or (packet.route is None and not packet.attempt) for packet in waiting)
 
     def take_back(self, packets: list[Pending]) -> None:
         """What was with a link and did not run there waits again: in order, which ids are."""

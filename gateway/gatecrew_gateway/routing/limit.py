@@ -14,6 +14,7 @@ from __future__ import annotations
 
 START = 256  # requests, of a worker that does not say how much it can run at once
 FLOOR = 64  # requests, the least for such a worker unless they die there
+LEAST = 4  # requests, if they do: one that hangs must not end all work
 QUEUED_S = 0.25  # in the queue of a worker that says how much it can run at once: longer is too long
 QUEUED_SHARE = 0.05  # the same as a share of the request's deadline, if that is shorter
 LONG_SHARE = 0.25  # of the deadline, in the queue of any other worker
@@ -56,7 +57,7 @@ class Limit:
     def expired(self) -> None:
         """The probe's deadline has passed at the worker."""
         self.probe = 0
-        self._shrink(0.5, self.concurrency or 1)
+        self._shrink(0.5, self.concurrency or LEAST)
 
     def _shrink(self, share: float, floor: int) -> None:
         self.now = min(self.now, max(floor, int(min(self.now, self._depth) * share)))

@@ -1,7 +1,9 @@
 """What a gateway knows of one worker: what is queued for it, what it has not answered, whether it may have more.
 
 Pure: the shell that owns the gRPC calls (net/stream.py, net/unary.py) calls `take` when it was woken and can write, and
-hands answers to the dispatcher. Every packet of a link is in exactly one place: `queue` (not written) or `pending`.
+hands answers to the dispatcher. Every packet of a link is in exactly one place: `queue` (not written), `pending`, or,
+when it has its outcome and the worker has not answered all the same, `expired`: until it does, its slot is taken, since
+the worker may be at work on it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from .pool import FULL_BATCH, Pool
 
 REST_S = 0.05  # of a worker that gave a packet back; doubled while it goes on, up to MOST_REST_S
 MOST_REST_S = 1.0
+HUNG_S = 2.0  # after its deadline, when the worker was told that nobody waits: a handler that still runs hangs
 
 
 class LinkState(StrEnum):
@@ -45,6 +48,9 @@ class Link:
         self.state = LinkState.READY
         self.queue: list[Pending] = []  # packets of lanes bound here, not yet written
         self.pending: dict[int, Pending] = {}  # written and unanswered, in order of writing
+        self.expired: dict[int, Pending] = {}  # has its outcome, without an answer; oldest first
+        self.cancelled: list[int] = []  # expired, and the worker is to be told
+        self.hung = 0  # expired for so long that the worker can be taken to have that much less room
         self.suspect: Pending | None = None  # the one suspect packet in flight here
         self.busy = False  # the last batch has had no answer yet
         self.awake = False  # woken, and `take` not called yet
@@ -68,8 +74,40 @@ class Link:
         self._go_on()
 
     @property
+    def room(self) -> int:
+        """Requests that it may have on top of those that it has."""
+        limit = self.limit
+        taken = len(self.pending) + len(self.expired)
+        if not self.hung:
+            return limit.now - taken
+        # What hangs is in nobody's way, as long as there is anything else that the worker can run it in.
+        if limit.concurrency and self.hung >= limit.concurrency:
+            return 0
+        return min(limit.now - taken + self.hung, limit.most - taken)
+
+    @property
     def can_take(self) -> bool:
-        return not self.writing and len(self.pending) < self.limit.now
+        return not self.writing and self.room > 0
+
+    def expire(self, packet: Pending) -> None:
+        """A packet that is pending here has its outcome: nobody waits for the worker's answer any more."""
+        del self.pending[packet.id]
+        self.expired[packet.id] = packet
+        self.cancelled.append(packet.id)
+        if packet is self.suspect:
+            self.suspect = None
+        packet.suspect = ""
+        if packet.id == self.limit.probe:
+            self.limit.expired()
+
+    def answered_late(self, id: int) -> None:
+        """The worker has answered what nobody waits for, or what it was never asked."""
+        packet = self.expired.pop(id, None)
+        if packet is not None and packet.lane.avoid is self:
+            packet.lane.avoid = None
+
+    def count_hung(self, now: float) -> None:
+        self.hung = sum(now - packet.deadline > HUNG_S for packet in self.expired.values()) if self.expired else 0
 
     def wake(self) -> None:
         self.awake = True
@@ -87,7 +125,7 @@ class Link:
         """The next batch to write, now counted as in flight. Empty when there is nothing to send."""
         pool = self.pool
         self.awake = False
-        room = min(FULL_BATCH, self.limit.now - len(self.pending))
+        room = min(FULL_BATCH, self.room)
         if self.state is LinkState.LOST or room <= 0:
             pool.taken(self)
             return []
@@ -104,6 +142,9 @@ class Link:
                 lane.link, lane.open, lane.held = self, 1, True
                 batch.append(self.suspect)
                 room -= 1
+            if pool.detours and room > 0 and (detour := pool.detour_for(self)) is not None:
+                pool.detours.remove(detour)
+                pool.ready.appendleft(detour)
             ready = pool.ready
             lanes = len(ready)
             if lanes > 1 and len(pool.links) > 1:

@@ -28,6 +28,10 @@ LINGER_S = 0.001
 SLOW_S = 0.02  # handlers that take longer are slow: a gRPC message is nothing against them
 SLOW_QUANTUM = 2  # packets of a lane that go together where handlers are slow and others wait
 MAX_COMMANDS = 4096  # whose time is remembered
+PROGRESS_TICKS = 20  # over which the rate of answers is measured
+PATIENCE = 0.25  # of the longest deadline: no more may wait than is answered in that time
+NOTICEABLE_S = 0.05  # of waiting: below, no packet's chances need a look
+LEAST_WAITING = 16  # packets may always wait
 AGING = 0.005  # share by which the least time of a command follows what it takes now
 
 
@@ -39,10 +43,17 @@ class Pool:
         self.links: list[Link] = []  # those that may take packets, in turn order
         self.ready: deque[Lane] = deque()
         self.suspects: deque[Lane] = deque()  # lanes whose first packet is suspect
+        self.detours: deque[Lane] = deque()  # lanes that should go to another worker than the one they avoid
         self.commands: frozenset[int] | None = frozenset()  # None: all
         self.session_events = False
-        self.load = 0  # packets accepted and not yet answered
-        self.capacity = max_waiting  # load at which packets are refused
+        self.silent: list[Link] = []  # those that are waited for: they keep what they have and get nothing new
+        self.load = 0  # packets accepted and not yet answered; session events do not count
+        self.capacity = max_waiting  # load at which nothing more is accepted
+        self.easy = max_waiting >> 1  # load below which everybody's packets are accepted
+        self.full_since: float | None = None  # when something could not be accepted, and has not been easy since
+        self.answered = 0
+        self.waits_s = 0.0  # how long a packet that comes now will wait for a worker, as far as we know
+        self.longest_s = 0.0  # deadline of its routes
         self.called: Link | None = None  # woken to take what is ready, and has not done so yet
         self._last: Link | None = None  # called last
         self.wake_at = 1  # how many lanes must be ready for the next wake; more only while called or lingering
@@ -50,6 +61,7 @@ class Pool:
         self.refusing = False  # down for so long that new packets are refused at once
         self.quantum = NEVER  # packets of a lane that may be open at once while other lanes wait
         self.budget = RetryBudget()
+        self._progress: deque[tuple[float, int]] = deque(maxlen=PROGRESS_TICKS)  # while packets wait: (time, answered)
         self._least_s: dict[int, float] = {}  # command -> least time from writing to answer, seconds
         self._max_waiting = max_waiting
         self._turn = 0
@@ -64,8 +76,11 @@ class Pool:
             waiting = lane.waiting
             waiting.append(packet)
             if len(waiting) == 1:
-                self.ready.append(lane)
-                if len(self.ready) >= self.wake_at:
+                if lane.avoid is not None:
+                    self.detours.append(lane)
+                else:
+                    self.ready.append(lane)
+                if len(self.ready) >= self.wake_at or (lane.avoid is not None and self.called is None):
                     self.wake()
         elif (
             lane.held or (lane.open >= self.quantum and self.ready) or (packet.route is not None and packet.route.alone)
@@ -88,8 +103,19 @@ class Pool:
 
     def has_work_for(self, link: Link) -> bool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
-        work = self.ready or (self.suspects and link.suspect is None)
+        work = self.ready or (self.suspects and link.suspect is None) or (self.detours and self.detour_for(link))
         return bool(work) and link.can_take and not link.awake and not link.rests_until
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.ready or self.suspects or self.detours)
+
+    def detour_for(self, link: Link) -> Lane | None:
+        """The first lane that waits for another worker than the one it avoids, if this is one."""
+        for lane in self.detours:
+            if lane.avoid is not link or len(self.links) == 1:
+                return lane
+        return None
 
     def share(self, link: Link) -> int:
         """How many of the lanes that are ready this link may take: so many that no link has more open than the others
@@ -97,7 +123,7 @@ class Pool:
         """
         count = opened = 0
         for other in self.links:
-            if other is link or (len(other.pending) < other.limit.now and not other.rests_until):
+            if other is link or (other.room > 0 and not other.rests_until):
                 count += 1
                 opened += len(other.pending)
         level = -(-(opened + len(self.ready)) // max(1, count))
@@ -152,7 +178,7 @@ class Pool:
         if self.called is None or self.called is link:
             self.called = None
             self.wake_at = 1
-            if self.ready or self.suspects:
+            if self.has_work:
                 self.wake()
 
     def linger(self) -> None:
@@ -168,7 +194,7 @@ class Pool:
                 link.wake()
         if self.called is None:
             self.wake_at = 1
-            if self.ready or self.suspects:
+            if self.has_work:
                 self._call_least_loaded()
 
     def _call_least_loaded(self) -> None:
@@ -187,7 +213,9 @@ class Pool:
                 self.wake()
 
     def list(self, lane: Lane, first: bool = False) -> None:
-        queue = self.suspects if lane.waiting[0].suspect else self.ready
+        queue = self.ready if lane.avoid is None else self.detours
+        if lane.waiting[0].suspect:
+            queue = self.suspects
         if first:
             queue.appendleft(lane)
         else:
@@ -197,21 +225,25 @@ class Pool:
         """These wait no longer. A lane without a link is listed by what is then its first."""
         listed = lane.link is None
         if listed:
-            (self.suspects if lane.waiting[0].suspect else self.ready).remove(lane)
+            next(queue for queue in (self.ready, self.suspects, self.detours) if lane in queue).remove(lane)
         lane.waiting = [packet for packet in lane.waiting if packet not in packets]
         if listed and lane.waiting:
             self.list(lane, first=True)
 
     def join(self, link: Link) -> None:
+        if link in self.silent:
+            self.silent.remove(link)
         self.links.append(link)
         self.down_since = None
         self.refusing = False
         self._count_capacity()
-        if (self.ready or self.suspects) and self.called is None:
+        if self.has_work and self.called is None:
             self.call(link)
 
     def leave(self, link: Link, now: float) -> None:
         """The link takes no more packets: it drains or is lost. Calling it twice is fine."""
+        if link in self.silent:
+            self.silent.remove(link)
         if link in self.links:
             self.links.remove(link)
             self._count_capacity()
@@ -221,8 +253,48 @@ class Pool:
             self._last = None
         self.taken(link)
 
+    def wait_for(self, link: Link, now: float) -> None:
+        """The link is silent: it takes no more packets, but what it has may still be answered."""
+        self.leave(link, now)
+        self.silent.append(link)
+        self._count_capacity()
+
+    def measure(self, now: float) -> None:
+        """Ten times a second: how much may be held, and how long what comes now would wait.
+
+        While packets wait, the rate of answers says how many of them have a chance. What is with a worker never takes
+        the room of others, be it silent.
+        """
+        if not self.has_work:
+            self._progress.clear()
+        else:
+            self._progress.append((now, self.answered))
+        self._count_capacity()
+        if self.load < self.easy:
+            self.full_since = None
+
     def _count_capacity(self) -> None:
-        self.capacity = self._max_waiting + sum(link.limit.now for link in self.links)
+        held = sum(len(link.pending) + len(link.queue) for link in self.silent)
+        most = now = with_workers = 0
+        for link in self.links:
+            there = len(link.pending) + len(link.queue)
+            with_workers += there
+            most += max(link.limit.most, there)
+            now += max(link.limit.now, there)
+        self.capacity = held + most + self._max_waiting
+        self.easy = self.capacity >> 1
+        self.waits_s = 0.0
+        if len(self._progress) > 1:
+            (since, before), (until, after) = self._progress[0], self._progress[-1]
+            rate = (after - before) / (until - since)
+            if rate > 0:
+                room = max(LEAST_WAITING, int(rate * self.longest_s * PATIENCE))
+                self.capacity = min(self.capacity, held + now + room)
+                self.waits_s = max(0, self.load - held - with_workers) / rate
+                if self.waits_s > NOTICEABLE_S:
+                    self.easy = min(self.capacity >> 1, held + now)
+        if self.refusing:
+            self.easy = 0
 
     def __repr__(self) -> str:
         return f"<Pool {self.service} load={self.load}/{self.capacity} ready={len(self.ready)} links={self.links}>"

@@ -18,6 +18,7 @@ class Route:
         self.resend = config.delivery == "at-least-once"
         self.notify_resend = config.notify_delivery == "at-least-once"
         self.timeout_s = config.deadline_ms / 1000
+        pool.longest_s = max(pool.longest_s, self.timeout_s)
 
 
 class RouteTable:

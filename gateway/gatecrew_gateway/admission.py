@@ -1,0 +1,111 @@
+"""Who may come in while a service has more to do than it can: nobody takes the room of others.
+
+A packet comes in while its service has less than half of what it may hold. Above half a session may have an eighth of
+what is still free open, so that however many are greedy there is room left for more (the dynamic threshold of Choudhury
+and Hahne, 1998). Where clients come from several addresses, an address may have as much open as is free, and its
+sessions an eighth of what that leaves. What may not come in is left with its connection, which is not read meanwhile,
+for WAIT_S at most: a freeze or a rush is over by then. After that it is refused, and so is at once what comes while the
+service has been full for so long.
+
+Pure: time is an argument.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from enum import Enum
+
+from .routing.pool import Pool
+from .session import Session, SessionTable
+
+WAIT_S = 0.5  # that a packet may wait outside before it is refused
+COUNT_EVERY_S = 0.1  # what each address has open, while it matters
+HOPELESS = 0.8  # of its deadline: who would wait longer for a worker is refused at once
+LOOK_AT = 64  # blocked sessions at once: an answer must not cost a walk through all of them
+
+
+class Verdict(Enum):
+    ENTER = 0
+    WAIT = 1
+    REFUSE = 2
+
+
+class Admission:
+    """`blocked`: the sessions that wait outside of each full service, longest first, and since when."""
+
+    def __init__(self, sessions: SessionTable) -> None:
+        self.blocked: dict[Pool, dict[Session, float]] = {}
+        self._sessions = sessions
+        self._counted_at = -1.0
+        self._open: Counter[str] = Counter()  # address -> packets that its sessions have open
+
+    def judge(self, session: Session, pool: Pool, opened: int, timeout_s: float, now: float) -> Verdict:
+        """Whether a packet of the session may come in, which has `opened` packets open."""
+        if pool.refusing or (not pool.links and pool.load >= pool.capacity):
+            return Verdict.REFUSE
+        if pool.waits_s > timeout_s * HOPELESS:
+            return Verdict.REFUSE
+        if pool.load >= pool.capacity:
+            if pool.full_since is None:
+                pool.full_since = now
+            if session.overdue or now - pool.full_since > WAIT_S:
+                return Verdict.REFUSE
+        elif pool.load < pool.capacity >> 1 or opened < self._share(session, pool, now):
+            self._open[session.address] += 1
+            return Verdict.ENTER
+        elif session.overdue:
+            return Verdict.REFUSE
+        return Verdict.WAIT
+
+    def _share(self, session: Session, pool: Pool, now: float) -> int:
+        """Of packets that the session may have open."""
+        if now - self._counted_at >= COUNT_EVERY_S:
+            self._counted_at = now
+            self._open.clear()
+            for each in self._sessions.by_id.values():
+                if each.in_flight:
+                    self._open[each.address] += each.in_flight
+        free = pool.capacity - pool.load
+        if len(self._open) > 1 or session.address not in self._open:
+            free -= self._open[session.address]
+        return max(free >> 3, int(free > 0))
+
+    def block(self, session: Session, pool: Pool, now: float) -> None:
+        """Its port is not read, and keeps what it has read, until `resume` or `sweep` lets it."""
+        session.paused = session.blocked = True
+        self.blocked.setdefault(pool, {})[session] = now
+
+    def resume(self, pool: Pool, now: float) -> None:
+        """There may be room: let those in who have waited longest and are within their share."""
+        waiting = self.blocked[pool]
+        for session in list(itertools.islice(waiting, LOOK_AT)):
+            if pool.load >= pool.capacity:
+                return
+            if pool.load < pool.capacity >> 1 or session.in_flight < self._share(session, pool, now):
+                self._release(session, pool)
+            else:
+                waiting[session] = waiting.pop(session)  # others have their turn first
+
+    def _release(self, session: Session, pool: Pool, overdue: bool = False) -> None:
+        waiting = self.blocked[pool]
+        del waiting[session]
+        if not waiting:
+            del self.blocked[pool]
+        session.blocked = False
+        if session.port is not None:
+            session.paused = False
+            session.overdue = overdue
+            session.port.resume()
+            session.overdue = False
+
+    def sweep(self, now: float) -> None:
+        """Let in whom there is room for, and refuse what has waited for too long."""
+        for pool, waiting in tuple(self.blocked.items()):
+            for session, since in tuple(waiting.items()):
+                if session.port is None:
+                    self._release(session, pool)
+                elif now - since > WAIT_S:
+                    self._release(session, pool, overdue=True)
+            if pool in self.blocked:
+                self.resume(pool, now)
