@@ -16,7 +16,7 @@ import click
 from gatecrew import __version__
 
 from .errors import Failed, UserError
-from .terminal import visible
+from .ready import complain
 
 # Each is commands/NAME.py, with underscores for dashes, and has a click command called `command`; here is its line in
 # the overview.
@@ -82,11 +82,6 @@ def _one_line(error: click.ClickException) -> str:
     return f"{message.rstrip('.')} (see {context.command_path} --help)"
 
 
-def _complain(text: str) -> None:
-    for line in text.splitlines():
-        print(f"gatecrew: {visible(line)}", file=sys.stderr)
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 the answer is no, 2 bad input, 130 interrupted."""
     # What grpc itself writes to stderr is said again, better, by our own log or error line.
@@ -94,13 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = _gatecrew.main(args=arguments, prog_name="gatecrew", standalone_mode=False)
     except (UserError, Failed) as error:
-        _complain(str(error))
+        complain(str(error))
         code = error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         code = 2
     except click.ClickException as error:
-        _complain(_one_line(error))
+        complain(_one_line(error))
         code = 2
     except (click.Abort, KeyboardInterrupt):
         code = 130

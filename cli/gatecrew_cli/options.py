@@ -1,6 +1,7 @@
 """Options and parameter types that several commands share."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -37,36 +38,52 @@ class Seconds(click.FloatRange):
 ADDRESS = _Address()
 
 
-def _keep_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    ctx.meta["gatecrew.log_json"] = value
-
-
-def _set_up_log(ctx: click.Context, param: click.Parameter, value: str) -> None:
-    log.set_up(value, as_json=ctx.meta["gatecrew.log_json"])
+def _set_up_log(ctx: click.Context, param: click.Parameter, value: str | bool | None) -> None:
+    """Called for each of the three, before the other options: what is wrong with those is told in this form, too."""
+    told = ctx.meta.setdefault("gatecrew.log", {})
+    told[param.name] = value
+    level = told.get("log_level") or "info"
+    format = told.get("log_format") or ("json" if told.get("log_json") else "text")
+    log.set_up(level, format, ctx.info_name or "gatecrew")
+    if len(told) == 3:  # what this process starts logs in the same way
+        os.environ.update(GATECREW_LOG_LEVEL=level, GATECREW_LOG_FORMAT=format)
 
 
 def logging_options(command: F) -> F:
-    """--log-level and --log-json; the log is set up before the command runs."""
+    """--log-level and --log-format; the log is set up before the command runs."""
     level = click.option(
         "--log-level",
         type=click.Choice(log.LEVELS),
         default="info",
         show_default=True,
+        is_eager=True,
         envvar="GATECREW_LOG_LEVEL",
+        show_envvar=True,
         expose_value=False,
         callback=_set_up_log,
         help="Least severe level that is logged, to stderr.",
     )
-    as_json = click.option(
+    format = click.option(
+        "--log-format",
+        type=click.Choice(log.FORMATS),
+        show_default="text",
+        is_eager=True,
+        envvar="GATECREW_LOG_FORMAT",
+        show_envvar=True,
+        expose_value=False,
+        callback=_set_up_log,
+        help="text for people; json: every line of every process is one object.",
+    )
+    former = click.option(
         "--log-json",
         is_flag=True,
-        is_eager=True,  # before the level, whose callback sets up the log
+        is_eager=True,
+        hidden=True,  # the former name of --log-format json
         envvar="GATECREW_LOG_JSON",
         expose_value=False,
-        callback=_keep_json,
-        help="Log a JSON object a line.",
+        callback=_set_up_log,
     )
-    return as_json(level(command))
+    return former(format(level(command)))
 
 
 loop_option = click.option(

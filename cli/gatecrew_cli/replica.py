@@ -211,10 +211,10 @@ class Replica:
         }
 
     def _hear(self, line: str, target: TextIO) -> None:
-        self._console.line(self.name, line, target)
+        self._console.line(self.name, line, target, self._life.pid if self._life else 0)
 
     def _say(self, text: str, stream: TextIO = sys.stderr) -> None:
-        self._console.line(self.name, text, stream)
+        self._console.about(self.name, text, stream)
 
 
 def _own_side(host: str) -> str:

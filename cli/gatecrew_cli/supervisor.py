@@ -58,7 +58,7 @@ class Child:
             self._life.terminate()
         done, _ = await asyncio.wait([self._task], timeout=kill_after_s)
         if not done:
-            self._console.line(self.name, f"did not stop within {kill_after_s:g} s: killed", sys.stderr)
+            self._console.about(self.name, f"did not stop within {kill_after_s:g} s: killed")
             self.kill()
             await asyncio.wait([self._task])
 
@@ -81,14 +81,14 @@ class Child:
                 return
             if code == BAD_INPUT:
                 if not self.started.done():
-                    complaint = self._complaint.removeprefix("gatecrew: ") or f"{self.name}: {how}"
+                    complaint = self._complaint or f"{self.name}: {how}"
                     self.started.set_exception(UserError(complaint))
                     return
                 self._facts = {}
             if self._complaint:
-                self._console.line(self.name, self._complaint, sys.stderr)
+                self._console.about(self.name, f"gatecrew: {self._complaint}")
             pause = backoff.after(loop.time() - began_at)
-            self._console.line(self.name, f"{how}; starts again in {pause:g} s", sys.stderr)
+            self._console.about(self.name, f"{how}; starts again in {pause:g} s")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
@@ -127,7 +127,7 @@ class Child:
         """Kill it when it is unresponsive; returns for how long it was."""
 
         def say(text: str) -> None:
-            self._console.line(self.name, text, sys.stderr)
+            self._console.about(self.name, text)
 
         await self._ready.wait()
         while True:
@@ -143,8 +143,8 @@ class Child:
             if not self.started.done():
                 self.started.set_result(facts)
             else:
-                self._console.line(self.name, f"is back, pid {facts['pid']}")
-        elif line.startswith("gatecrew: "):
-            self._complaint = line  # shown when it has ended, once we know what it was about
+                self._console.about(self.name, f"is back, pid {facts['pid']}", sys.stdout)
+        elif (complaint := ready.parse_complaint(line)) is not None:
+            self._complaint = complaint  # shown when it has ended, once we know what it was about
         else:
-            self._console.line(self.name, line, target)
+            self._console.line(self.name, line, target, self._life.pid if self._life else 0)

@@ -244,9 +244,3 @@ def test_modules_of_the_user_do_not_hide_ours_from_the_gateway(start: Start, tmp
         [sys.executable, "-P", "-m", "gatecrew_cli", "up", "chat:worker", "--listen", "127.0.0.1:0"], ALONE, tmp_path
     )
     describe(process)
-
-
-def test_logs_can_be_json(up: Callable[..., Process]) -> None:
-    cluster = describe(up("chat:worker", env={"GATECREW_LOG_JSON": "1", "GATECREW_LOG_LEVEL": "debug"}))
-    logged = cluster.process.wait_line(r"^worker-1 +\| (\{.*)$")[1]
-    assert {"time", "level", "logger", "message"} <= json.loads(logged).keys()
