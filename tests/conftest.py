@@ -1,6 +1,7 @@
 """What all tests share: both event loops, and processes that end with their test."""
 
 import asyncio
+import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import hypothesis
 import pytest
 import uvloop
 from processes import Process, free_port
+from seeds import SEED, chance_of
 
 ROOT = Path(__file__).parent.parent
 # Folders whose tests measure time or load, or need a port, a network or an engine for themselves.
@@ -57,6 +59,27 @@ def start() -> Iterator[Callable[..., Process]]:
 @pytest.fixture
 def port() -> int:
     return free_port()
+
+
+REPETITIONS = 20
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What proves a row of the catalogue of faults is repeated in the slow tier, each time with other chances."""
+    if metafunc.definition.get_closest_marker("row"):
+        metafunc.fixturenames.append("repetition")
+        slow = [pytest.param(number, marks=pytest.mark.slow) for number in range(2, REPETITIONS + 1)]
+        metafunc.parametrize("repetition", [pytest.param(1, id=pytest.HIDDEN_PARAM), *slow])
+
+
+def pytest_report_header() -> str:
+    return f"chance: GATECREW_SEED={SEED}"
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """The test's own; the seed in the head of the run repeats it."""
+    return chance_of(request.node.name)
 
 
 @pytest.fixture

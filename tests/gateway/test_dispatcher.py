@@ -363,6 +363,7 @@ def test_a_worker_that_gives_back_rests_a_while_and_not_for_ever() -> None:
     assert list(client.replies) == [1]
 
 
+@pytest.mark.row(14)
 def test_giving_back_for_ever_is_ended() -> None:
     crew = Crew()
     worker = crew.worker("a")

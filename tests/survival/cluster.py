@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import signal
 import sys
 import time
@@ -155,6 +156,7 @@ class Cluster:
         settings: str = "",
     ) -> None:
         self.directory = directory
+        self.chance: random.Random | None = None  # of the test that runs
         self._target = target
         self._settings = settings
         self.workers: list[Worker] = []
@@ -243,8 +245,9 @@ class Cluster:
         warm_up: int = 1000,
         only: Gateway | None = None,
     ) -> Iterator[tuple[RunningLoad, History]]:
-        """Run a load, on one gateway or on all, for as long as the `with` lasts, which begins after `warm_up` answers.
-        The history is filled in after it, when every request has been answered or is lost.
+        """Run a load, on one gateway or on all, for as long as the `with` lasts. That begins at a random time: after
+        `warm_up` answers or up to twice as many. The history is filled in after it, when every request has been
+        answered or is lost.
         """
         self._loads += 1
         file = self.directory / f"load-{self._loads}.jsonl"
@@ -261,7 +264,7 @@ class Cluster:
         history = History()
         try:
             running = RunningLoad(process)
-            running.wait_answers(warm_up)
+            running.wait_answers(warm_up + self.chance.randrange(warm_up) if self.chance else warm_up)
             yield running, history
             code = process.stop(signal.SIGTERM)
             assert code == 0, process.output

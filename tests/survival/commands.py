@@ -11,6 +11,7 @@ SLOW = 44  # answers after as many seconds as the body says
 BURST = 48  # pushes to a group: its name, the first number, how many, bytes of each
 FLOOD_GROUP = 90  # of the flooder's service: as BURST, always from 0
 BIG = 49  # answers with as many bytes as the body says
+GUARDED = 45  # like a data base that does so many queries at once, and no more
 POISON = 66  # ends the worker
 BLOCK = 67  # blocks the worker for good
 PUSHED = 5  # what is pushed has this command

@@ -1,5 +1,6 @@
 """A cluster for the tests of a module, whole again before each of them."""
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -15,9 +16,10 @@ def module_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
 
 
 @pytest.fixture
-def cluster(module_cluster: Cluster) -> Iterator[Cluster]:
+def cluster(module_cluster: Cluster, chance: random.Random) -> Iterator[Cluster]:
     """One gateway and three workers, all well; nothing that ran in the test may have met what it did not expect."""
     module_cluster.restore()
+    module_cluster.chance = chance
     before = module_cluster.processes()
     yield module_cluster
     for process in before | module_cluster.processes():

@@ -45,6 +45,7 @@ def others(cluster: Cluster, measured: Callable[[str], None]) -> Iterator[None]:
     assert slowest(history, measured, "the others") <= CRASH_LATENCY_S
 
 
+@pytest.mark.row(7)
 def test_rubbish(cluster: Cluster, measured: Callable[[str], None]) -> None:
     gateway = cluster.gateway
     broken = gateway.counter("wire_errors")
@@ -66,6 +67,7 @@ def test_rubbish(cluster: Cluster, measured: Callable[[str], None]) -> None:
 
 
 @pytest.mark.parametrize("part", [3, 5, 20], ids=["half a length", "half a header", "half a body"])
+@pytest.mark.row(8)
 def test_half_a_packet_and_silence(cluster: Cluster, measured: Callable[[str], None], part: int) -> None:
     gateway = cluster.gateway
     with others(cluster, measured), contextlib.ExitStack() as stack:
@@ -112,6 +114,7 @@ def test_packets_in_one_segment_and_in_bytes(cluster: Cluster, measured: Callabl
             ]
 
 
+@pytest.mark.row(5)
 def test_not_reading(cluster: Cluster, measured: Callable[[str], None]) -> None:
     """Workers push 5 MiB to each of some clients that never read; the gateway keeps 4 MiB at most and cuts them."""
     count, pushes = 20, 640

@@ -3,6 +3,8 @@
 import signal
 from collections.abc import Callable
 
+import pytest
+
 from survival.checks import assert_kept
 from survival.client import ERROR, connected
 from survival.cluster import Cluster, eventually
@@ -34,6 +36,7 @@ def test_a_worker_is_killed_with_packets_of_every_route(cluster: Cluster, measur
     raise AssertionError(f"not every kind was in flight: {len(history.errors)} unknown, again of {again}")
 
 
+@pytest.mark.row(2)
 def test_a_frozen_worker_runs_nothing_a_second_time(cluster: Cluster, measured: Callable[[str], None]) -> None:
     """What was written to it may run there when it wakes, and nowhere else."""
     victim = cluster.workers[0]
@@ -68,6 +71,7 @@ def assert_delivered(history: History) -> None:
         assert error.reason.startswith("outcome unknown"), f"{error}"
 
 
+@pytest.mark.row(10)
 def test_a_packet_that_kills_workers_kills_two(cluster: Cluster, measured: Callable[[str], None]) -> None:
     quarantined = cluster.gateway.counter("quarantined")
     with cluster.load() as (load, history):

@@ -35,6 +35,7 @@ def assert_quarantined(answer: Packet) -> None:
     assert answer.reason.startswith("quarantined")
 
 
+@pytest.mark.row(10)
 def test_a_packet_that_crashes_its_worker_is_sent_again(cluster: Cluster, measured: Callable[[str], None]) -> None:
     assert_quarantined(ask(cluster, POISON, b"poison"))
     for _ in range(AGAIN):
@@ -51,6 +52,7 @@ def test_a_packet_that_crashes_its_worker_is_sent_again(cluster: Cluster, measur
     assert (counters["quarantined"], counters["quarantine_refused"]) == (1, 2 * AGAIN)
 
 
+@pytest.mark.row(3)
 def test_a_packet_that_blocks_its_worker_blocks_two(
     cluster: Cluster, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from processes import Process
 
 from survival.checks import CRASH_LATENCY_S, LOOP_STALL_S, assert_kept, slowest
@@ -17,6 +18,7 @@ BACK_S = 2.0
 KILLING_S = 15.0
 
 
+@pytest.mark.row(1)
 def test_a_worker_is_killed(cluster: Cluster, measured: Callable[[str], None]) -> None:
     for _ in range(3):  # in case the killed one had nothing in flight, which would prove nothing
         victim = cluster.workers[0]
@@ -35,6 +37,7 @@ def test_a_worker_is_killed(cluster: Cluster, measured: Callable[[str], None]) -
     raise AssertionError("nothing was ever in flight at the killed worker")
 
 
+@pytest.mark.row(2)
 def test_a_worker_is_frozen_and_wakes(cluster: Cluster, measured: Callable[[str], None]) -> None:
     victim = cluster.workers[1]
     with cluster.load() as (load, history):
@@ -97,6 +100,7 @@ def test_all_workers_are_replaced_one_after_the_other(cluster: Cluster, measured
     slowest(history, measured, "rolling restart")
 
 
+@pytest.mark.row(11)
 def test_all_workers_are_killed_and_one_returns(cluster: Cluster, measured: Callable[[str], None]) -> None:
     with cluster.load() as (load, history):
         for worker in cluster.workers:
@@ -134,6 +138,7 @@ def test_all_workers_are_killed_and_one_returns(cluster: Cluster, measured: Call
     assert full[0].ours <= CRASH_LATENCY_S
 
 
+@pytest.mark.row(4)
 def test_order_is_kept_while_workers_are_killed_again_and_again(
     cluster: Cluster, measured: Callable[[str], None]
 ) -> None:

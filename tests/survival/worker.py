@@ -19,6 +19,7 @@ from survival.commands import (
     BURST,
     ECHO,
     FLOOD,
+    GUARDED,
     JOIN,
     POISON,
     POISONED,
@@ -32,6 +33,8 @@ from survival.commands import (
 from survival.history import Executed, Finished, Record, to_line
 
 QUERY_S = 0.004  # as a query to a data base on the same network
+GUARDED_S = 0.02
+AT_ONCE = 4  # of those
 FLOOD_BODY = bytes(8 * 1024)
 
 directory = Path(os.environ["SURVIVAL_DIRECTORY"])
@@ -39,6 +42,7 @@ name = os.environ["SURVIVAL_WORKER"]
 pid = os.getpid()
 log = os.open(directory / f"worker-{name}-{pid}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 worker = Worker("survival")
+guard = asyncio.Semaphore(AT_ONCE)
 
 
 def write(record: Record) -> None:
@@ -79,6 +83,14 @@ async def echo(request: Request) -> bytes:
 async def query(request: Request) -> bytes:
     session, seq, _, nonce = begin(request)
     await asyncio.sleep(QUERY_S)
+    return finish(request, session, seq, nonce)
+
+
+@worker.on(GUARDED)
+async def guarded(request: Request) -> bytes:
+    session, seq, _, nonce = begin(request)
+    async with guard:
+        await asyncio.sleep(GUARDED_S)
     return finish(request, session, seq, nonce)
 
 
