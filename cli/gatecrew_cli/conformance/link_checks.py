@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LINK_CHECKS = Checks()
 check = LINK_CHECKS.check
 
-IDLE_S = 35.0  # three pings of a gateway's keepalive, and a little
+IDLE_S = 35.0  # three keepalive pings, and a little
 BEAT_WITHIN_S = 2.0  # after so long a gateway gives a worker nothing new
 QUIET_S = 0.2  # for what should not come
 UNIMPLEMENTED, DEADLINE_EXCEEDED, FAILED_PRECONDITION, INTERNAL, UNAVAILABLE = 12, 4, 9, 13, 14
@@ -460,7 +460,7 @@ async def reconnect(kit: Kit) -> None:
 
 @check()
 async def keepalive(kit: Kit) -> None:
-    """A link on which nobody speaks stands the keepalive pings of a gateway, one every 10 s."""
+    """A link on which nobody speaks stands keepalive pings, one every 10 s."""
     await asyncio.sleep(max(0.0, kit.opened_at + IDLE_S - time.monotonic()))
     ended = kit.idle.ended
     expect(ended is None, f"the stream ended with {ended} {kit.idle.ending}")

@@ -25,7 +25,8 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # every channel a connection of its own, as gateways are
     ("grpc.max_receive_message_length", MAX_MESSAGE),
-    # The pings of a real gateway. A server that takes them for an attack ends the connection.
+    # A gateway sends none, but what is between it and the worker may. A server that takes them for an attack ends the
+    # connection.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5000),
     ("grpc.http2.max_pings_without_data", 0),
