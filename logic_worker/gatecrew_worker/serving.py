@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -40,6 +41,7 @@ LEAVE_S = 1.0  # for gateways to close their side once nothing is open, so that 
 STOP_S = 1.0  # for calls that are neither Link nor finished, once everything else is done
 EVERY_ADDRESS = ("", "0.0.0.0", "::", "[::]")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STACKS_SIGNAL = signal.SIGUSR1
 
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # else a second worker on the port takes half of the connections, unnoticed
@@ -218,6 +220,9 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then drain; a second SIGTERM or SIGINT ends it at once.
 
+    SIGUSR1 writes the stacks of all threads to standard error, even while a handler blocks the loop, unless the program
+    has a handler of its own for that signal.
+
     Args:
         worker: what to serve.
         host: where to listen.
@@ -248,6 +253,7 @@ async def serve(
         handlers[signal.SIGHUP] = stop.set  # a terminal that is closed may send two
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
+    _write_stacks_on_signal()
     try:
         async with serving(
             worker, host, port, registry=registry, advertise_host=advertise_host, tls=tls, drain_s=drain_s
@@ -258,6 +264,14 @@ async def serve(
     finally:
         for number in handlers:
             loop.remove_signal_handler(number)
+
+
+def _write_stacks_on_signal() -> None:
+    """What a supervisor asks for before it kills a worker that does not answer."""
+    if signal.getsignal(STACKS_SIGNAL) is signal.SIG_DFL:
+        # Standard error may be no file, as in some notebooks and tests.
+        with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+            faulthandler.register(STACKS_SIGNAL, all_threads=True)
 
 
 def _join(host: str, port: int) -> str:
