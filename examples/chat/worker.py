@@ -27,7 +27,7 @@ async def opened(session: Session) -> None:
 async def name(request: Request) -> bytes:
     wanted = word(request.body)
     # Two sessions that ask for one name in the same moment may both get it; a real chat asks its database.
-    if any(info.id != request.session.id for info in await worker.list_sessions(user=wanted)):
+    if any(other.id != request.session.id for other in await worker.list_names(user=wanted)):
         raise StatusError(Status.ALREADY_EXISTS, f"{wanted} is taken")
     await request.session.bind(wanted)
     return wanted.encode()
@@ -54,8 +54,8 @@ async def say(request: Request) -> bytes:
 
 @worker.on(WHO)
 async def who(request: Request) -> bytes:
-    there = await worker.list_sessions(group=room_of(request.session))
-    return "\n".join(sorted(info.user for info in there)).encode()
+    there = await worker.list_names(group=room_of(request.session))
+    return "\n".join(sorted(each.user for each in there)).encode()
 
 
 @worker.on_close

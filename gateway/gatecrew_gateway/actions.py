@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Collection
 
 from gatecrew.v1 import worker_pb2
 
@@ -12,6 +13,7 @@ from .counters import Counters
 from .session import DIRECT_BYTES, Session, SessionTable, dismiss
 
 MAX_NAME = 256  # characters of a user, group or attribute name
+NAME_BYTES = 24  # of a session in a query's result, beside its user's characters, of 4 bytes at most
 MAX_ATTRIBUTES = 64  # of a session
 MAX_GROUPS = 1024  # of a session
 SLICE = 1000  # sessions that get a push in one turn of the loop: half a millisecond
@@ -121,18 +123,40 @@ class Actions:
             self._counters.pushes_no_session += 1
         return fan_out.reached
 
-    def _targets(self, push: worker_pb2.Push) -> Iterable[Session]:
-        match push.WhichOneof("target"):
+    def _targets(self, action: worker_pb2.Push | worker_pb2.Query) -> Collection[Session]:
+        match action.WhichOneof("target"):
             case "session":
-                session = self._sessions.by_id.get(push.session)
+                session = self._sessions.by_id.get(action.session)
                 return () if session is None else (session,)
             case "user":
-                return self._sessions.of_user(push.user)
+                return self._sessions.of_user(action.user)
             case "group":
-                return self._sessions.in_group(push.group)
+                return self._sessions.in_group(action.group)
             case "everyone":
-                return self._sessions.by_id.values() if push.everyone else ()
-        raise ActionError("a push without a target")
+                return self._sessions.by_id.values() if action.everyone else ()
+        raise ActionError("a push or a query without a target")
+
+    def query(self, query: worker_pb2.Query, room: int) -> worker_pb2.QueryResult:
+        """Who is connected.
+
+        Args:
+            query: names `limit` sessions at most.
+            room: bytes that the names may take.
+
+        Raises:
+            ActionError: it has no target, or no receipt.
+        """
+        if not query.receipt:
+            raise ActionError("a query without a receipt: nobody could tell what its result answers")
+        targets = self._targets(query)
+        result = worker_pb2.QueryResult(receipt=query.receipt, sessions=len(targets))
+        add = result.names.add
+        for session in itertools.islice(targets, query.limit):
+            room -= NAME_BYTES + 4 * len(session.user)
+            if room < 0:
+                break
+            add(session=session.id, user=session.user)
+        return result
 
     def bind(self, bind: worker_pb2.Bind) -> int:
         _check_name("user", bind.user)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from .codec import Kind, encode, encode_goaway
@@ -212,10 +212,10 @@ class SessionTable:
             session.groups.remove(group)
             self._unlist(self._groups, group, session)
 
-    def of_user(self, user: str) -> Iterable[Session]:
+    def of_user(self, user: str) -> Collection[Session]:
         return self._users.get(user, {}).values() if user else ()
 
-    def in_group(self, group: str) -> Iterable[Session]:
+    def in_group(self, group: str) -> Collection[Session]:
         return self._groups.get(group, {}).values()
 
     @staticmethod

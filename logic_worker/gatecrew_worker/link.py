@@ -18,6 +18,7 @@ import grpc.aio
 
 from gatecrew.v1 import worker_pb2
 
+from .answer import Question
 from .dispatch import Dispatcher, Shared
 from .outbox import Outbox
 from .session import Session
@@ -45,6 +46,7 @@ class Link:
         self._shared = shared
         self._hello = hello
         self._receipts: dict[int, asyncio.Future[int]] = {}
+        self._questions: dict[int, Question] = {}
         self._unread = Unread(shared.watch.watched_at)
         self._end = shared.loop.create_future()  # set: our side closes
 
@@ -120,6 +122,10 @@ class Link:
             receipt = self._receipts.pop(result.receipt, None)
             if receipt is not None and not receipt.done():
                 receipt.set_result(result.delivered)
+        for answer in message.query_results:
+            question = self._questions.pop(answer.receipt, None)
+            if question is not None:
+                question.answered(answer)
         if message.cancelled_requests:
             self.dispatcher.cancel_requests(message.cancelled_requests)
 
@@ -127,6 +133,17 @@ class Link:
         """The number of sessions that a push with this receipt reaches here; 0 if the link ends first."""
         future = self._receipts[receipt] = self._shared.loop.create_future()
         return future
+
+    def asked(self, number: int, question: Question) -> None:
+        """The gateway will be asked this; or the link ends first."""
+        self._questions[number] = question
+
+    def unanswered(self, number: int) -> bool:
+        """Wait no longer; returns whether it had not been answered."""
+        question = self._questions.pop(number, None)
+        if question is not None:
+            question.answered(None)
+        return question is not None
 
     def _lose(self) -> None:
         if self in self._shared.links.live:
@@ -140,6 +157,8 @@ class Link:
             if not receipt.done():
                 receipt.set_result(0)
         self._receipts.clear()
+        for number in tuple(self._questions):
+            self.unanswered(number)
 
     def __repr__(self) -> str:
         open_count, oldest_ms = self.dispatcher.heartbeat()

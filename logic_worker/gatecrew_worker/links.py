@@ -8,12 +8,13 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
 from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2
 
+from .answer import Answer, AnswerForThread, Question
 from .mailbox import Mailbox
 from .outbox import FULL_BYTES, MAX_BODY
 from .sent import Sent, SentFromThread
@@ -23,10 +24,13 @@ from .status import Status, StatusError, WorkerError
 if TYPE_CHECKING:
     from .link import Link
 
+T = TypeVar("T")
+
 PREFIX_SHIFT = 36  # a session id's gateway is above it
 MAX_ACTION = MAX_BODY + 4096  # bytes; beside its body a push has only names and numbers
 HARD_LIMIT = 8 * FULL_BYTES  # bytes waiting for one gateway, from a program that never awaits what it sends
 LIST_WITHIN_S = 5.0
+ASK_WITHIN_S = 2.0  # a gateway that says nothing for longer is about to be given up, or too old to be asked
 CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)  # gateways are behind no proxy for web pages
 
 
@@ -40,6 +44,7 @@ class Counters:
     not_started: int = 0  # requests given back: draining, or more than max_in_flight
     replies_lost: int = 0  # the link ended before they were written
     actions_lost: int = 0  # the same, and those for a gateway that does not read
+    unanswered: int = 0  # questions that a gateway did not answer within 2 s
 
 
 class Links:
@@ -101,6 +106,19 @@ class Links:
         _check_size(action)
         return self._call(lambda: self._send(self._readers(), action, False))
 
+    def ask(self, query: worker_pb2.Query, read: Callable[[worker_pb2.QueryResult], T]) -> Answer[T]:
+        """Ask all gateways who is connected; `read` makes the answer of their sum.
+
+        Raises:
+            StatusError: RESOURCE_EXHAUSTED, a gateway is behind by megabytes; in a thread, `Answer.result` raises it.
+        """
+        _check_size(worker_pb2.Action(query=query))
+        if self._thread_id == threading.get_ident() or self._mailbox is None:
+            return Answer(self._ask(query), read)
+        answer = AnswerForThread(read)
+        self._mailbox.post(lambda: self._ask_for_thread(query, answer))
+        return answer
+
     async def list_sessions(self, request: gateway_pb2.ListSessionsRequest) -> list[SessionInfo]:
         """Ask one gateway; it answers for all of them.
 
@@ -137,15 +155,39 @@ class Links:
 
     def _send(self, links: Sequence[Link], action: worker_pb2.Action, receipt: bool) -> Sent:
         receipts: list[asyncio.Future[int]] = []
-        for link in links:
-            if link.outbox.bytes_waiting > HARD_LIMIT:
-                raise StatusError(Status.RESOURCE_EXHAUSTED, "too much is waiting to be sent: await what you push")
+        _check_room(links)
         if receipt:
             number = action.push.receipt = next(self._receipts)
             receipts = [link.expect(number) for link in links]
         for link in links:
             link.outbox.act(action)
         return Sent([link.outbox for link in links], receipts)
+
+    def _ask(self, query: worker_pb2.Query) -> asyncio.Future[worker_pb2.QueryResult | None]:
+        # One link of each gateway: what two of them say would be counted twice.
+        links = [link for link in self._by_prefix.values() if not link.outbox.is_stuck]
+        question = Question(asyncio.get_running_loop(), len(links))
+        if links:
+            _check_room(links)
+            number = query.receipt = next(self._receipts)
+            action = worker_pb2.Action(query=query)
+            for link in links:
+                link.asked(number, question)
+                link.outbox.act(action)
+            timer = question.future.get_loop().call_later(ASK_WITHIN_S, self._give_up, number, links)
+            question.future.add_done_callback(lambda _: timer.cancel())
+        return question.future
+
+    def _give_up(self, number: int, links: Sequence[Link]) -> None:
+        for link in links:
+            if link.unanswered(number):
+                self.counters.unanswered += 1
+
+    def _ask_for_thread(self, query: worker_pb2.Query, answer: AnswerForThread[T]) -> None:
+        try:
+            answer.follow(self._ask(query))
+        except StatusError as error:
+            answer.future.set_exception(error)
 
     def _call(self, send: Callable[[], Sent]) -> Sent:
         if self._thread_id == threading.get_ident() or self._mailbox is None:
@@ -166,6 +208,12 @@ class Links:
             task = asyncio.get_running_loop().create_task(_settle(sent, future))
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
+
+
+def _check_room(links: Sequence[Link]) -> None:
+    for link in links:
+        if link.outbox.bytes_waiting > HARD_LIMIT:
+            raise StatusError(Status.RESOURCE_EXHAUSTED, "too much is waiting to be sent: await what you push")
 
 
 async def _settle(sent: Sent, future: concurrent.futures.Future[int]) -> None:

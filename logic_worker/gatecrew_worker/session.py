@@ -115,6 +115,14 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionName:
+    """One line of `Worker.list_names`: a session's id, and its user if one is bound."""
+
+    id: int
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionInfo:
     """One line of `Worker.list_sessions`."""
 

@@ -12,11 +12,12 @@ from typing import TypeVar
 from gatecrew.v1 import gateway_pb2, worker_pb2
 from gatecrew_registry import Registry, RegistrySettings
 
+from .answer import Answer
 from .links import Counters, Links
 from .program import Program, RequestHandler, SessionHandler
 from .sent import Sent
 from .serving import Serving, serve, serving
-from .session import Session, SessionInfo
+from .session import Session, SessionInfo, SessionName
 from .tls import TLS
 
 AnyRequestHandler = TypeVar("AnyRequestHandler", bound=RequestHandler)
@@ -234,10 +235,58 @@ class Worker:
         kick = worker_pb2.Kick(user=_named(user, "user"), reason=reason, reconnect_after_ms=reconnect_after_ms)
         return self._links.act_everywhere(worker_pb2.Action(kick=kick))
 
+    # Who is there. Every question goes out at once, on all links, and costs what a push costs. From any thread.
+
+    def is_online(self, user: str) -> Answer[bool]:
+        """Whether a session that was bound to this user is connected to any gateway.
+
+        Raises:
+            StatusError: UNAVAILABLE, no gateway answers; where it is awaited.
+            ValueError: no name.
+
+        Example:
+            if not await worker.is_online("ada"):
+                await send_mail("ada", text)
+        """
+        query = worker_pb2.Query(user=_named(user, "user"))
+        return self._links.ask(query, lambda result: result.sessions > 0)
+
+    def count(self, *, user: str = "", group: str = "") -> Answer[int]:
+        """How many sessions are connected to all gateways: a user's, a group's, or, without arguments, everybody's.
+
+        Raises:
+            StatusError: UNAVAILABLE, no gateway answers; where it is awaited.
+            ValueError: a user and a group.
+        """
+        return self._links.ask(_query(user, group, 0), lambda result: result.sessions)
+
+    def list_names(self, *, user: str = "", group: str = "", limit: int = 1000) -> Answer[list[SessionName]]:
+        """Ids and users of the sessions that `count` counts.
+
+        Args:
+            user: of this user.
+            group: in this group.
+            limit: at most so many; a gateway names as many as fit into 1 MiB, ten thousand or so.
+
+        Raises:
+            StatusError: UNAVAILABLE, no gateway answers; where it is awaited.
+            ValueError: a user and a group, or a limit below 1.
+
+        Example:
+            names = sorted(each.user for each in await worker.list_names(group="lobby"))
+        """
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        return self._links.ask(
+            _query(user, group, limit),
+            lambda result: [SessionName(name.session, name.user) for name in result.names[:limit]],
+        )
+
     async def list_sessions(
         self, user: str = "", group: str = "", listener: str = "", limit: int = 1000
     ) -> list[SessionInfo]:
-        """Who is connected, on all gateways. It asks a gateway, so it is no call for every packet.
+        """Who is connected, on all gateways, with all that is known of them. It asks a gateway, which asks the others,
+        so it is no call for every packet: see `is_online`, `count` and `list_names`.
 
         Args:
             user: only those bound to this user.
@@ -306,6 +355,14 @@ class Worker:
 
 def _id(session: Session | int) -> int:
     return session.id if isinstance(session, Session) else session
+
+
+def _query(user: str, group: str, limit: int) -> worker_pb2.Query:
+    if user and group:
+        raise ValueError("a user or a group, not both")
+    if user:
+        return worker_pb2.Query(user=user, limit=limit)
+    return worker_pb2.Query(group=group, limit=limit) if group else worker_pb2.Query(everyone=True, limit=limit)
 
 
 def _named(name: str, what: str) -> str:

@@ -614,6 +614,55 @@ async def test_a_push_of_a_worker_reaches_the_sessions_of_every_gateway(house: H
                 break
 
 
+async def test_a_worker_learns_who_is_connected_to_every_gateway(house: House) -> None:
+    worker = echo()
+
+    @worker.on(2)
+    async def come(request: Request) -> bytes:
+        await request.session.bind(request.body.decode())
+        await request.session.join("lobby")
+        return b""
+
+    @worker.on(3)
+    async def who(request: Request) -> bytes:
+        names = sorted(name.user for name in await worker.list_names(group="lobby"))
+        online = [await worker.is_online(user) for user in ("ann", "bob", "eve")]
+        return f"{names} {online} {await worker.count()} {await worker.count(user='ann')}".encode()
+
+    await house.worker(worker)
+    gateways = [await house.gateway(name=f"g{number}") for number in range(2)]
+    clients = [await house.client(gateway) for gateway in (*gateways, gateways[0])]
+    for client, name in zip(clients, (b"ann", b"bob", b"ann"), strict=True):
+        await client.request(2, name)
+    expected = b"['ann', 'ann', 'bob'] [True, True, False] 3 2"
+    assert [await client.request(3) for client in clients] == [expected] * 3
+    assert worker.counters.unanswered == 0
+
+
+async def test_a_worker_that_asks_for_more_than_a_message_holds(house: House) -> None:
+    worker = echo()
+
+    @worker.on(2)
+    async def bind(request: Request) -> bytes:
+        await request.session.bind("\N{GRINNING FACE}" * 256)
+        return b""
+
+    @worker.on(3)
+    async def ask(request: Request) -> bytes:
+        questions = [worker.list_names(limit=100_000) for _ in range(500)]
+        return b"%d" % sum([len(await question) for question in questions])
+
+    await house.worker(worker)
+    gateway = await house.gateway()
+    clients = [await house.client(gateway) for _ in range(30)]
+    for client in clients:
+        await client.request(2)
+    # Results of 30 KB: more at once than may wait, so some of them name nobody.
+    named = int(await clients[0].request(3, timeout_s=PATIENCE_S))
+    assert 0 < named <= 500 * 30
+    assert gateway.counters.links_lost == 0
+
+
 async def test_draining_tells_clients_and_answers_what_is_open(house: House) -> None:
     worker = Worker("slow")
     slow = Waits(worker, 1)

@@ -45,6 +45,9 @@ CRASHES = frozenset(
     }
 )
 MESSAGE_LIMIT = 3 << 20  # bytes; gRPC's own limit of 4 MiB would end the stream
+RESULT_BYTES = 1 << 20  # of the names in a query's result
+RESULTS_BYTES = 4 << 20  # of all results that wait for the worker to read
+MOST_RESULTS = 10_000  # that wait
 
 
 class Unimplemented(Exception):
@@ -82,6 +85,8 @@ class StreamLink:
         self._known: dict[int, int] = {}  # session id -> version of the context that the worker has
         self._forgotten: list[int] = []
         self._receipts: list[worker_pb2.PushResult] = []
+        self._results: list[worker_pb2.QueryResult] = []
+        self._results_bytes = 0
         self._complain_at = 0.0  # loop time; a worker may be wrong a thousand times a second
         self._beat = 0
         self._beat_due = False
@@ -271,6 +276,9 @@ class StreamLink:
 
     def _act(self, action: worker_pb2.Action, touched: list[Session]) -> int | FanOut:
         try:
+            if action.HasField("query"):
+                self._answer(action.query)
+                return 0
             return self._actions.apply(action, touched)
         except ActionError as error:
             self._counters.actions_refused += 1
@@ -278,6 +286,15 @@ class StreamLink:
                 self._complain_at = self._loop.time() + COMPLAIN_EVERY_S
                 log.warning("worker %s: %s", self._worker_id, error)
             return 0
+
+    def _answer(self, query: worker_pb2.Query) -> None:
+        if len(self._results) >= MOST_RESULTS:
+            raise ActionError(f"{MOST_RESULTS} results of queries wait to be read already")
+        # A worker that asks for much and does not read is told numbers only.
+        result = self._actions.query(query, min(RESULT_BYTES, RESULTS_BYTES - self._results_bytes))
+        self._results.append(result)
+        self._results_bytes += result.ByteSize()
+        self._wake()
 
     # The writer.
 
@@ -332,8 +349,14 @@ class StreamLink:
         if link.cancelled:
             message.cancelled_requests.extend(link.cancelled)
             link.cancelled.clear()
+        if self._results:
+            message.query_results.extend(self._results)
+            self._results.clear()
+            self._results_bytes = 0
         if not batch:
             data = message.SerializeToString()
+            if len(data) > MESSAGE_LIMIT:
+                return split(message)
             return [data] if data else []
         known = self._known
         add = message.requests.add
@@ -432,14 +455,15 @@ def add_context(context: worker_pb2.SessionContext, session: Session) -> None:
 
 def split(message: worker_pb2.GatewayMessage) -> list[bytes]:
     """The same content in messages under MESSAGE_LIMIT, in order: what a message says of sessions comes before their
-    requests. A single request always fits, and so does a single session.
+    requests. A single request always fits, and so do a single session and a single result of a query.
     """
     first = worker_pb2.GatewayMessage()
     first.CopyFrom(message)
-    del first.sessions[:], first.requests[:]
+    del first.sessions[:], first.requests[:], first.query_results[:]
     messages = [first]
     room = MESSAGE_LIMIT - first.ByteSize()
-    parts: list[worker_pb2.SessionContext | worker_pb2.Request] = [*message.sessions, *message.requests]
+    parts: list[worker_pb2.SessionContext | worker_pb2.Request | worker_pb2.QueryResult]
+    parts = [*message.sessions, *message.requests, *message.query_results]
     for part in parts:
         size = part.ByteSize() + 8
         if size > room:
@@ -448,6 +472,8 @@ def split(message: worker_pb2.GatewayMessage) -> list[bytes]:
         room -= size
         if isinstance(part, worker_pb2.SessionContext):
             messages[-1].sessions.append(part)
-        else:
+        elif isinstance(part, worker_pb2.Request):
             messages[-1].requests.append(part)
+        else:
+            messages[-1].query_results.append(part)
     return [each.SerializeToString() for each in messages]
