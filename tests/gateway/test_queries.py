@@ -88,10 +88,11 @@ def test_names_fit_into_their_room(table: Table) -> None:
 def test_results_of_many_queries_are_split_over_messages(table: Table) -> None:
     for number in range(12_000):
         table.come(f"user-{number:06}")
-    message = worker_pb2.GatewayMessage(heartbeat=worker_pb2.Heartbeat(number=3))
+    message = worker_pb2.GatewayMessage(heartbeat=worker_pb2.Heartbeat(number=3), sent_ms=1 << 40)
     message.query_results.extend(table.ask(everyone=True, limit=12_000) for _ in range(20))
     assert message.ByteSize() > MESSAGE_LIMIT
     parts = [worker_pb2.GatewayMessage.FromString(data) for data in split(message)]
     assert all(part.ByteSize() <= MESSAGE_LIMIT for part in parts)
+    assert all(part.sent_ms == 1 << 40 for part in parts)
     assert sum(len(part.query_results) for part in parts) == 20
     assert [part.heartbeat.number for part in parts if part.HasField("heartbeat")] == [3]

@@ -340,6 +340,7 @@ class StreamLink:
         if self._beat_due:
             self._beat_due = False
             message.heartbeat.number = self._beat
+            message.sent_ms = int(self._loop.time() * 1000)  # an idle link learns from it how quick a message can be
         if self._forgotten:
             message.forgotten_sessions.extend(self._forgotten)
             self._forgotten.clear()
@@ -467,8 +468,8 @@ def split(message: worker_pb2.GatewayMessage) -> list[bytes]:
     for part in parts:
         size = part.ByteSize() + 8
         if size > room:
-            messages.append(worker_pb2.GatewayMessage())
-            room = MESSAGE_LIMIT
+            messages.append(worker_pb2.GatewayMessage(sent_ms=message.sent_ms))
+            room = MESSAGE_LIMIT - 16
         room -= size
         if isinstance(part, worker_pb2.SessionContext):
             messages[-1].sessions.append(part)
