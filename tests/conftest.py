@@ -12,8 +12,8 @@ from processes import Process, free_port
 from seeds import SEED, chance_of
 
 ROOT = Path(__file__).parent.parent
-# Folders whose tests measure time or load, or need a port, a network or an engine for themselves.
-ALONE = ("benchmark", "cluster", "deploy", "hosts", "overload", "survival", "workers")
+# Whose tests measure time or load, or need a port, a network or an engine for themselves.
+ALONE = ("benchmark", "cluster", "deploy/test_cluster.py", "hosts", "overload", "survival", "workers")
 
 # A busy machine is slow at times; that says nothing about the code.
 hypothesis.settings.register_profile(
@@ -25,8 +25,8 @@ hypothesis.settings.load_profile("unhurried")
 @pytest.hookimpl(tryfirst=True)  # before marks are selected by
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        if folder in ALONE and not item.get_closest_marker("quick"):
+        is_alone = any(item.path.is_relative_to(ROOT / "tests" / each) for each in ALONE)
+        if is_alone and not item.get_closest_marker("quick"):
             item.add_marker("alone")
 
 

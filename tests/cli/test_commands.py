@@ -183,6 +183,15 @@ def test_status_tells_of_workers_that_nobody_is_linked_to(start: Start, project:
         out := run("status", env=environment)[1]
     ):
         assert time.monotonic() < deadline, out
+    maintain = f"http://{environment['CONSUL_HTTP_ADDR']}/v1/agent/service/maintenance/chat-127.0.0.1-{address[10:]}"
+    for enable, state in (("true", "draining  .*  \\(in maintenance\\)"), ("false", "ready  .* answered")):
+        request = urllib.request.Request(f"{maintain}?enable={enable}", method="PUT")
+        urllib.request.urlopen(request).close()
+        deadline = time.monotonic() + 60
+        while not re.search(
+            rf"^  worker \S+  {address}  {state}$", out := run("status", env=environment)[1], re.MULTILINE
+        ):
+            assert time.monotonic() < deadline, out
     worker.send(signal.SIGSTOP)
     deadline = time.monotonic() + 60
     while f"not linked: worker chat-127.0.0.1-{address.rpartition(':')[2]}  {address}" not in (

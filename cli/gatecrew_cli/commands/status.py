@@ -78,6 +78,8 @@ def _as_dict(picture: _Picture) -> dict[str, object]:
                         "answered": each.answered,
                         "commands": list(each.commands),
                         "unary": each.unary,
+                        "limit": each.limit,
+                        "status_text": each.status_text,
                     }
                     for each in answer.links
                 ],
@@ -108,6 +110,7 @@ def _as_lines(picture: _Picture) -> Iterator[str]:
             yield (
                 f"  worker {link.worker_id}  {link.address}  {link.state}  {link.in_flight} in flight"
                 f"  {link.sent} sent  {link.answered} answered"
+                + (f"  ({link.status_text})" if link.status_text else "")
             )
     for worker in picture.not_linked:
         yield f"not linked: worker {worker.id}  {worker.address}  {worker.status} in the registry"
