@@ -126,6 +126,24 @@ def test_status_writes_control_characters_of_the_registry_out(start: Start) -> N
     assert all(line.isprintable() for line in [*out.splitlines(), *error.splitlines()])
 
 
+def test_status_says_why_there_is_no_link(start: Start) -> None:
+    registry = start(gatecrew("registry", "--listen", "127.0.0.1:0"), ALONE)
+    address = registry.wait_line("^gatecrew ready: registry address=([^ ]+)")[1]
+    gateway = start(gatecrew("gateway", "--listen", "127.0.0.1:0"), {**ALONE, "CONSUL_HTTP_ADDR": address})
+    port = gateway.wait_line(r"^gatecrew ready: gateway .*service=127\.0\.0\.1:(\d+)")[1]
+    entry = {"ID": "wrong", "Name": "echo", "Tags": ["gatecrew-worker"], "Address": "127.0.0.1", "Port": int(port)}
+    request = urllib.request.Request(
+        f"http://{address}/v1/agent/service/register", json.dumps(entry).encode(), method="PUT"
+    )
+    urllib.request.urlopen(request).close()
+    gateway.wait_line("worker wrong at .* refused: it is no worker")
+    _, out, _ = run("status", env={"CONSUL_HTTP_ADDR": address})
+    assert re.search(r"^  worker wrong  .*  connecting  .*  \(it is no worker, .*\)$", out, re.MULTILINE)
+    _, out, _ = run("status", "--json", env={"CONSUL_HTTP_ADDR": address})
+    [link] = json.loads(out)["gateways"][0]["links"]
+    assert link["status_text"].startswith("it is no worker")
+
+
 def test_call_nobody_there(port: int) -> None:
     code, _, error = run("call", "1", "--gateway", f"127.0.0.1:{port}")
     assert code == 1
