@@ -86,9 +86,11 @@ class Registration:
 
     async def _keep(self) -> None:
         failures = 0
+        again = False
         while not self._leaving.is_set():
             try:
-                await self._registry.register(self.entry, with_note=self._note is not None)
+                await self._registry.register(self.entry, with_note=self._note is not None, again=again)
+                again = True
                 self._outage.ended("")
                 failures = 0
                 self._registered.set()

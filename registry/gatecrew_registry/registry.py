@@ -99,10 +99,11 @@ class Registry:
             await watch.aclose()
         await self._consul.http.close()
 
-    async def register(self, entry: Entry, *, with_note: bool = False) -> None:
+    async def register(self, entry: Entry, *, with_note: bool = False, again: bool = False) -> None:
         """Add the entry, or replace the one with the same id; its current health stays as it is.
 
-        Whoever registers it `with_note` must `note` something every 30 s.
+        Whoever registers it `with_note` must `note` something every 30 s. `again`: it is ours already, and may have
+        been given checks by others since, such as maintenance mode; they stay. Else only the entry's own remain.
         """
         first, others = check_definition(entry), [note_definition(entry)] if with_note else []
         if first is None and others:
@@ -116,7 +117,7 @@ class Registry:
             meta=dict(entry.meta),
             check=first,
             extra_checks=others,
-            replace_existing_checks=True,
+            replace_existing_checks=not again,
         )
 
     async def deregister(self, entry_id: str) -> None:

@@ -249,6 +249,24 @@ async def test_maintenance_is_critical(registry: Registry, http: aiohttp.ClientS
             assert [each.maintenance for each in snapshot[entry.service]] == [enable == "true"]
 
 
+async def test_maintenance_stays_when_the_entry_is_registered_again(
+    registry: Registry, http: aiohttp.ClientSession, make: Make, tag: str
+) -> None:
+    """As its owner does each minute."""
+    entry = make(1, check="ttl")
+    async with watching(registry, tag) as seen:
+        await registry.register(entry, with_note=True)
+        await seen.ids(entry.id)
+        async with http.put(f"/v1/agent/service/maintenance/{entry.id}", params={"enable": "true"}) as answer:
+            assert answer.status == 200
+        await seen.until(lambda snapshot: [each.maintenance for each in snapshot[entry.service]] == [True])
+        await registry.register(entry, with_note=True, again=True)
+        await registry.renew(entry.id)
+        await registry.register(make(2))  # an answer that is newer than all this
+        snapshot = await seen.ids(entry.id, make(2).id)
+        assert [each.maintenance for each in snapshot[entry.service]] == [True, False]
+
+
 async def test_maintenance_of_a_node_is_one_of_its_instances(
     registry: Registry, http: aiohttp.ClientSession, make: Make, tag: str
 ) -> None:
