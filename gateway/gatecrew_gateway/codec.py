@@ -6,7 +6,9 @@
 Cost matters here: one tuple and one slice a packet, nothing else.
 """
 
+import sys
 from enum import IntEnum
+from itertools import repeat
 from struct import Struct
 from typing import NamedTuple
 
@@ -86,19 +88,30 @@ FROM_GATEWAY = frozenset({Kind.REPLY, Kind.PUSH, Kind.ERROR, Kind.PING, Kind.PON
 class Decoder:
     """Splits a byte stream into packets. One for each direction of each connection; keeps only an unfinished tail."""
 
-    __slots__ = ("_allowed", "_max_packet", "_missing", "_tail", "ended_ignored")
+    __slots__ = ("_allowed", "_at", "_max_packet", "_missing", "_most", "_rest", "_tail", "ended_ignored")
 
-    def __init__(self, max_packet: int = MAX_PACKET, allowed: frozenset[Kind] = FROM_CLIENT) -> None:
+    def __init__(
+        self, max_packet: int = MAX_PACKET, allowed: frozenset[Kind] = FROM_CLIENT, most: int = sys.maxsize
+    ) -> None:
+        """`most`: packets of one `decode`."""
         self._max_packet = max_packet
         self._allowed = allowed
+        self._most = most
         self._tail: bytearray | None = None  # start of a packet whose rest has not come
         self.ended_ignored = False  # whether the last piece ended a packet that was to be ignored
         self._missing = 0  # bytes; fewer can't complete anything, so they are only kept (linear for tiny segments)
+        self._rest = b""  # what came behind the last packet that was allowed, from `_at` on; then the tail is empty
+        self._at = 0
 
     @property
     def unfinished(self) -> bool:
-        """Whether a packet has begun and not ended."""
+        """Whether there are bytes that are in no packet yet."""
         return self._tail is not None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be whole packets among them: `decode(b"")` gives the next ones."""
+        return bool(self._rest)
 
     def decode(self, data: bytes) -> tuple[list[tuple[int, int, int, bytes]], WireError | None]:
         """Take the next bytes; return the packets they complete, as (kind, command, seq, body), and what broke, if
@@ -107,22 +120,29 @@ class Decoder:
 
         A length over the limit is refused from the first four bytes, before anything is kept for it.
         """
+        start = 0
         if self._tail is not None:
             self.ended_ignored = False
-            self._tail += data
-            if len(data) < self._missing:
-                self._missing -= len(data)
-                return [], None
-            data = bytes(self._tail)
+            if self._rest:
+                data = self._rest + data
+                start = self._at
+                self._rest = b""
+            else:
+                self._tail += data
+                if len(data) < self._missing:
+                    self._missing -= len(data)
+                    return [], None
+                data = bytes(self._tail)
             self._tail = None
         packets: list[tuple[int, int, int, bytes]] = []
         append = packets.append
         allowed = self._allowed
         max_packet = self._max_packet
-        start = 0
         size = len(data)
         missing = 0
-        while size - start >= _HEADER_SIZE:
+        for _ in repeat(None, self._most):
+            if size - start < _HEADER_SIZE:
+                break
             length, kind, flags, command, seq = _unpack(data, start)
             if not PACKET_OVERHEAD <= length <= max_packet:
                 return packets, self._bad_length(length)
@@ -139,6 +159,12 @@ class Decoder:
                 break
             append((kind, command, seq, data[start + _HEADER_SIZE : end]))
             start = end
+        else:
+            if start < size:
+                self._rest = data
+                self._at = start
+                self._tail = bytearray()
+            return packets, None
         if start < size:
             left = size - start
             if 4 <= left < _HEADER_SIZE:

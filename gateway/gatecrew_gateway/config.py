@@ -75,12 +75,17 @@ class ListenerConfig:
     port: int = 7000  # 0: any free one
     max_packet: int = 64 * 1024  # bytes that a packet's length field may state
     max_sessions: int = 10_000
+    max_sessions_per_address: int = 0  # of one client address; an IPv6 one counts with its /64. 0: no such limit
+    max_accepts_per_s: int = 5000  # new connections; those above it wait
     max_in_flight: int = 64  # unanswered packets of one session; above it the socket is not read
     max_unsent: int = (
         1 << 20
     )  # bytes; a client that leaves more than this unread for too long is cut; 4 times this, at once
     unsent_timeout_s: float = 10.0  # a client that does not catch up with its replies and pushes for so long is cut
     packet_timeout_s: float = 5.0  # from the first byte of a packet to its last
+    first_packet_timeout_s: float = 10.0  # a new client is sent a ping after half of it; any packet will do. 0: off
+    idle_timeout_s: float = 120.0  # silence of a client; it is sent a ping after half of it. 0: off
+    max_pings_per_s: int = 100  # pings and pongs of one session; above it no answer, after 2 s it is cut. 0: no limit
 
     def __post_init__(self) -> None:
         where = f"listener {self.name!r}"
@@ -92,6 +97,11 @@ class ListenerConfig:
         _check(where, "max_unsent", self.max_unsent, 1024, 1 << 30)
         _check(where, "unsent_timeout_s", self.unsent_timeout_s, 0.05, 3600)
         _check(where, "packet_timeout_s", self.packet_timeout_s, 0.05, 3600)
+        _check(where, "max_sessions_per_address", self.max_sessions_per_address, 0, 1_000_000)
+        _check(where, "max_accepts_per_s", self.max_accepts_per_s, 1, 1_000_000)
+        _check(where, "first_packet_timeout_s", self.first_packet_timeout_s, 0, 3600)
+        _check(where, "idle_timeout_s", self.idle_timeout_s, 0, 86_400)
+        _check(where, "max_pings_per_s", self.max_pings_per_s, 0, 1_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +134,7 @@ class GatewayConfig:
     service_host: str = "127.0.0.1"  # where the Gateway gRPC service listens
     service_port: int = 0
     advertise_host: str = ""  # what other machines reach us by; empty: service_host
+    max_sessions: int = 0  # of all listeners; 0: as many as there are file descriptors for
     max_waiting: int = 1000  # packets per service that no worker has a slot for
     max_attempts: int = 3
     heartbeat_s: float = 1.0  # at most 1: a worker takes 2 s of silence for a loss
@@ -140,6 +151,7 @@ class GatewayConfig:
     def __post_init__(self) -> None:
         check_host("gateway", "service_host", self.service_host)
         _check("gateway", "service_port", self.service_port, 0, 65535)
+        _check("gateway", "max_sessions", self.max_sessions, 0, 10_000_000)
         _check("gateway", "max_waiting", self.max_waiting, 0, 1_000_000)
         _check("gateway", "max_attempts", self.max_attempts, 1, 10)
         _check("gateway", "heartbeat_s", self.heartbeat_s, 0.05, 1)

@@ -7,9 +7,13 @@ from dataclasses import dataclass, fields
 class Counters:
     sessions_opened: int = 0
     sessions_closed: int = 0
-    sessions_refused: int = 0  # over the listener's max_sessions, or the process's file descriptors
+    sessions_refused: int = 0  # over max_sessions, or the process's file descriptors
+    addresses_refused: int = 0  # over max_sessions_per_address
+    accepts_delayed: int = 0  # times that max_accepts_per_s was used up
     wire_errors: int = 0
     slow_clients_cut: int = 0
+    silent_clients_cut: int = 0
+    flooding_clients_cut: int = 0
     requests: int = 0  # accepted
     notifies: int = 0  # accepted
     replies: int = 0  # answers that a worker gave, application errors included

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from .admission import Admission, Verdict
-from .codec import HEADER, Kind, Status, encode, encode_error
+from .codec import HEADER, Kind, Status, encode_error
 from .config import MAX_PACKET, PACKET_OVERHEAD, GatewayConfig
 from .counters import Counters
 from .routing.lane import CLOSE, NOTIFY, OPEN, REQUEST, Lane, Pending
@@ -105,8 +105,8 @@ class Dispatcher:
         incoming = iter(packets)
         for kind, command, seq, body in incoming:
             if kind > _RECEIVED_NOTIFY:
-                if kind == Kind.PING:
-                    session.out.append(encode(Kind.PONG, command, seq, body))
+                if session.port is not None:
+                    session.port.pinged(kind, command, seq, body)
                 continue
             route = known.get(command) or self.routes.resolve(command)
             if route is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sys
 from collections.abc import Coroutine
 
 import grpc
@@ -23,6 +24,7 @@ from .dispatcher import Dispatcher
 from .net.crew import TICK_S, Crew
 from .net.dead_letters import DeadLetters
 from .net.descriptors import room_for_clients
+from .net.entrance import House
 from .net.listener import Listener
 from .net.outflow import Outflow
 from .net.peers import GATEWAY_TAG, Peers
@@ -66,9 +68,9 @@ class Gateway:
             config, registry, Trust(config), self._hello, self._dispatcher, self._actions, self._outflow, self.counters
         )
         self._peers = Peers(registry, self.gateway_id)
-        room = room_for_clients()
+        house = House(min(room_for_clients(), config.max_sessions or sys.maxsize))
         self._listeners = [
-            Listener(listener, self._dispatcher, self._sessions, self.counters, self._outflow, room)
+            Listener(listener, self._dispatcher, self._sessions, self.counters, self._outflow, house)
             for listener in config.listeners
         ]
         self._server: grpc.aio.Server | None = None

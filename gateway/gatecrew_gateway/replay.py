@@ -109,6 +109,9 @@ class _Port:
     def cut_as_slow(self) -> None:
         """It always reads."""
 
+    def pinged(self, kind: int, command: int, seq: int, body: bytes) -> None:
+        """It sends none."""
+
     def resume(self) -> None:
         """It sends nothing more."""
 

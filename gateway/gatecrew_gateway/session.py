@@ -30,7 +30,14 @@ class ClientPort(Protocol):
         ...
 
     def cut_as_slow(self) -> None: ...
-    def resume(self) -> None: ...
+    def pinged(self, kind: int, command: int, seq: int, body: bytes) -> None:
+        """A ping or a pong came."""
+        ...
+
+    def resume(self) -> None:
+        """Give the dispatcher what was read and not taken yet, later, and read on."""
+        ...
+
     def close(self) -> None:
         """Close when what was written is out."""
 
@@ -171,6 +178,11 @@ class SessionTable:
 
     def __len__(self) -> int:
         return len(self.by_id)
+
+    @property
+    def names(self) -> tuple[int, int]:
+        """How many users, and how many groups, have a session here."""
+        return len(self._users), len(self._groups)
 
     def open(self, peer: str, listener: ListenerConfig, port: ClientPort, now: float) -> Session:
         self._next += 1

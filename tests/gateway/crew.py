@@ -23,6 +23,7 @@ class Client:
         self.replies: dict[int, list[bytes]] = {}  # seq -> bodies
         self.errors: dict[int, list[tuple[int, str]]] = {}  # seq -> (status, reason)
         self.pushes: list[bytes] = []
+        self.pings: list[tuple[int, int, bytes]] = []  # and pongs: (kind, seq, body)
         self.goaways = 0
         self.closed = False
         self.reading = True
@@ -30,6 +31,9 @@ class Client:
         self.crew: Crew
         self.backlog: list[Received] = []
         self._decoder = Decoder(allowed=FROM_GATEWAY)
+
+    def pinged(self, kind: int, command: int, seq: int, body: bytes) -> None:
+        self.pings.append((kind, seq, body))
 
     def write(self, data: bytes) -> None:
         packets, error = self._decoder.decode(data)
