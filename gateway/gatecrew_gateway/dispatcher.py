@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 from .admission import Admission, Verdict
@@ -29,6 +30,7 @@ _pack = HEADER.pack
 _STATUSES = frozenset(map(int, Status))
 _QUARANTINED = "quarantined: two workers were lost while they handled this request"
 _QUARANTINED_BEFORE = "quarantined: two workers were lost while they handled a request with the same body"
+_UNPROVEN = frozenset({Status.CANCELLED, Status.DEADLINE_EXCEEDED, Status.UNAVAILABLE})  # it may never have begun
 _MAX_BODY = MAX_PACKET - PACKET_OVERHEAD
 _RECEIVED_NOTIFY = int(Kind.NOTIFY)
 _REPLY = int(Kind.REPLY)
@@ -74,6 +76,7 @@ class Dispatcher:
         self.admission = Admission(sessions)
         self._sessions = sessions
         self._max_waiting = config.max_waiting
+        self._recent_s = config.lost_after_s + 0.5  # before a silent worker is given up
         self._max_attempts = config.max_attempts
         self._clock = clock
         self._arm_linger = arm_linger
@@ -254,10 +257,11 @@ class Dispatcher:
         arrive on it. `crashed`: the worker's process died or fell silent, so one of the packets it held may have done
         that. `blame`: the suspect that it held has, since it is the second worker.
         """
-        culprit = link.suspect if crashed and blame else None
+        now = self._clock()
+        culprit = self._culprit(link, now) if crashed and blame else None
         suspects = link.count_read() if crashed and culprit is None else 0
         link.state = LinkState.LOST
-        link.pool.leave(link, self._clock())
+        link.pool.leave(link, now)
         link.suspect = None
         self._links.discard(link)
         self.counters.links_lost += 1
@@ -296,6 +300,18 @@ class Dispatcher:
         if link.pool.has_work and link.pool.called is None:
             link.pool.wake()
 
+    def _culprit(self, link: Link, now: float) -> Pending | None:
+        """The packet with which this worker is the second one that was lost; else each of them is accused."""
+        if link.suspect is not None:
+            return link.suspect
+        # What nobody waits for any more is still in the worker's hands, but what it has had for long did not do it.
+        recent = [packet for packet in link.expired.values() if now - packet.deadline < self._recent_s]
+        read = [*recent, *islice(link.pending.values(), link.count_read())]
+        culprit = self.quarantine.met_before(read, now)
+        if culprit is None:
+            self.quarantine.accuse(read, link.worker_id, now)
+        return culprit
+
     def _quarantine(self, packet: Pending, worker_id: str) -> DeadLetter:
         self.counters.quarantined += 1
         letter = self.quarantine.add(packet, worker_id, self._clock())
@@ -319,13 +335,13 @@ class Dispatcher:
         return letter is not None and (letter.session, letter.number) != (lane.session.id, packet.id)
 
     def _acquit(self, link: Link, answers: Iterable[Answer]) -> None:
-        """Whether one of these was the same as a quarantined one, and did its worker no harm."""
+        """What has run did its worker no harm."""
+        now = self._clock()
+        self.quarantine.forget_accused(now)
         for answer in answers:
-            packet = link.pending.get(answer.id)
-            if packet is None or answer.status or packet.command not in self.quarantine.watched:
-                continue
-            if self.quarantine.find(packet.lane.pool.service, packet.command, packet.body) is not None:
-                self.quarantine.acquit(packet, self._clock())
+            packet = link.pending.get(answer.id) or link.expired.get(answer.id)
+            if packet is not None and not answer.not_started and answer.status not in _UNPROVEN:
+                self.quarantine.acquit(packet, now)
 
     def _refuse_the_like(self, packet: Pending) -> None:
         letter = self.quarantine.find(packet.lane.pool.service, packet.command, packet.body)
@@ -374,7 +390,7 @@ class Dispatcher:
 
     def answered(self, link: Link, answers: Iterable[Answer], touched: list[Session]) -> None:
         """Settle a batch. Sessions with something to write are added to `touched`; the caller flushes them."""
-        if self.quarantine.watched:
+        if self.quarantine.watched or self.quarantine.accused or link.suspect is not None:
             self._acquit(link, answers)
         pop = link.pending.pop
         probe = link.pending.get(link.limit.probe)
@@ -392,8 +408,6 @@ class Dispatcher:
             if packet.suspect:
                 packet.suspect = ""
                 link.suspect = None
-                if not status:
-                    self.quarantine.acquit(packet, self._clock())
             lane.open -= 1
             if status and answer.not_started:
                 self._give_back(packet, link)

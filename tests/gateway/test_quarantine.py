@@ -263,6 +263,112 @@ def test_an_answer_to_the_same_elsewhere_ends_the_refusal() -> None:
     assert later.replies == {1: [b""]}
 
 
+# What is not sent again.
+
+
+def test_a_notify_that_may_run_once_is_known_again_when_it_comes_again() -> None:
+    crew = Crew()
+    client = crew.client()
+    for name in ("first", "second"):
+        worker = crew.worker(name)
+        say(crew, client, POISON, kind=Kind.NOTIFY)
+        assert met(crew) == 1
+        crew.lose(worker)
+    assert crew.counters.quarantined == 1
+    [letter] = crew.dispatcher.quarantine.letters.values()
+    assert letter.workers == ("first", "second")
+    crew.worker("third")
+    say(crew, client, POISON, kind=Kind.NOTIFY)
+    assert not met(crew)
+    assert crew.counters.notifies_dropped == 3
+
+
+@pytest.mark.parametrize("given_up", ["deadline", "client"])
+def test_a_request_that_nobody_waits_for_any_more_is_known_again(given_up: str) -> None:
+    """Its deadline was shorter than it takes to find that a worker stands still; or its client went at once."""
+    crew = Crew(GatewayConfig(routes=(RouteConfig(commands="1", deadline_ms=1000),)))
+    for name in ("first", "second"):
+        worker = crew.worker(name)
+        client = crew.client()
+        say(crew, client, POISON)
+        assert met(crew) == 1
+        if given_up == "client":
+            crew.leave(client)
+        crew.pass_time(1.1)
+        assert not met(crew)
+        crew.pass_time(1.4)
+        freeze(crew, worker)
+    assert crew.counters.quarantined == 1
+    crew.worker("third")
+    client = crew.client()
+    say(crew, client, POISON)
+    assert not met(crew)
+    assert [status for status, _ in client.errors[1]] == [REFUSED]
+
+
+def test_what_has_hung_for_long_is_not_what_a_worker_died_of() -> None:
+    crew = Crew(GatewayConfig(routes=(RouteConfig(commands="1", deadline_ms=1000),)))
+    for name in ("first", "second"):
+        worker = crew.worker(name)
+        say(crew, crew.client(), b"hangs")
+        crew.pass_time(1.1)
+        crew.pass_time(10)
+        crew.lose(worker)
+    assert crew.counters.quarantined == 0
+
+
+def test_copies_on_three_workers_at_once_take_no_more_with_them() -> None:
+    crew = Crew()
+    clients = [crew.client() for _ in range(3)]
+    for number, client in enumerate(clients):
+        crew.worker(f"worker {number}")
+        say(crew, client, POISON)
+        crew.pass_time(0.1)
+        crew.run()
+    workers = [worker for worker in crew.workers if worker.in_flight]
+    assert len(workers) == 3
+    for worker in workers:
+        crew.lose(worker)
+    crew.worker("another")
+    crew.run()
+    assert not met(crew)
+    assert [status for client in clients for status, _ in client.errors[1]] == [REFUSED] * 3
+
+
+def test_an_answer_in_between_acquits_and_time_does_too() -> None:
+    for wait_s, answered in ((0.0, True), (quarantine.ACCUSED_S + 1, False)):
+        crew = Crew()
+        client = crew.client()
+        for name in ("first", "second"):
+            worker = crew.worker(name)
+            say(crew, client, b"", kind=Kind.NOTIFY)
+            if name == "second":
+                assert met(crew, b"") == 1
+            crew.lose(worker)
+            if name == "first" and answered:
+                well = crew.worker("well")
+                say(crew, client, b"", kind=Kind.NOTIFY)
+                well.answer_all()
+                crew.lose(well, crashed=False)
+            crew.pass_time(wait_s)
+        assert crew.counters.quarantined == 0, (wait_s, answered)
+        assert not crew.dispatcher.quarantine.accused or not answered
+
+
+def test_two_that_are_the_same_as_before_leave_it_open_which_it_was() -> None:
+    crew = Crew()
+    client = crew.client()
+    for name in ("first", "second"):
+        worker = crew.worker(name)
+        for body in (b"one", b"two"):
+            say(crew, client, body, kind=Kind.NOTIFY)
+            crew.pass_time(0.1)
+            crew.run()
+        assert len(worker.in_flight) == 2
+        crew.lose(worker)
+    assert crew.counters.quarantined == 0
+
+
 # A worker that fell silent.
 
 

@@ -32,8 +32,4 @@ order = "strict"
 [[route]]
 commands = "30-39"
 order = "none"
-
-[[route]]
-commands = "67"
-deadline_ms = 20000
 """

@@ -1,15 +1,16 @@
 """A packet that kills or blocks whoever handles it, sent again and again: two workers, and never a third."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from survival.client import ERROR, REPLY, Packet, connected
+from survival.client import ERROR, NOTIFY, REPLY, REQUEST, Packet, connected
 from survival.cluster import Cluster, eventually
 from survival.commands import BLOCK, ECHO, POISON
 
-FAILED_PRECONDITION = 9
+DEADLINE_EXCEEDED, FAILED_PRECONDITION = 4, 9
 AGAIN = 3
 
 
@@ -52,6 +53,45 @@ def test_a_packet_that_crashes_its_worker_is_sent_again(cluster: Cluster, measur
     assert (counters["quarantined"], counters["quarantine_refused"]) == (1, 2 * AGAIN)
 
 
+@pytest.mark.row(10)
+def test_a_notify_that_crashes_its_worker_is_sent_again(cluster: Cluster) -> None:
+    """It is never sent a second time by the gateway; a client that repeats it takes two workers, not all."""
+    for times in range(1, 3):
+        with connected(cluster.gateway.address) as client:
+            client.send(NOTIFY, POISON, 0, b"poison")
+            eventually(lambda times=times: sum(not each.is_alive for each in cluster.workers) == times, "dead")  # type: ignore[misc]
+            eventually(lambda times=times: cluster.gateway.counter("links_lost") == times, "lost")  # type: ignore[misc]
+    for _ in range(AGAIN):
+        with connected(cluster.gateway.address) as client:
+            client.send(NOTIFY, POISON, 0, b"poison")
+            assert client.ask(ECHO, b"s 1 x n").kind == REPLY
+    assert sum(worker.is_alive for worker in cluster.workers) == 2
+    assert cluster.gateway.counter("quarantine_refused") == AGAIN
+
+
+@pytest.mark.row(10)
+def test_three_clients_send_the_same_at_once(cluster: Cluster, measured: Callable[[str], None]) -> None:
+    """No more than what was in hand when the second worker died, and one that the first death sent elsewhere."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connected(cluster.gateway.address)) for _ in range(3)]
+        for client in clients:
+            client.send(REQUEST, POISON, 1, b"poison")
+        for client in clients:
+            answer = client.read()
+            assert answer is not None
+            assert answer.kind == ERROR
+
+    def dead() -> int:
+        return sum(not worker.is_alive for worker in cluster.workers)
+
+    eventually(lambda: dead() == cluster.gateway.counter("links_lost"), "the dead have ended")
+    measured(f"{dead()} workers killed")
+    cluster.restore()
+    for _ in range(AGAIN):
+        assert_quarantined(ask(cluster, POISON, b"poison"))
+    assert all(worker.is_alive for worker in cluster.workers)
+
+
 @pytest.mark.row(3)
 def test_a_packet_that_blocks_its_worker_blocks_two(
     cluster: Cluster, tmp_path: Path, measured: Callable[[str], None]
@@ -59,7 +99,10 @@ def test_a_packet_that_blocks_its_worker_blocks_two(
     def blocked() -> set[int]:
         return {int(file.name.rpartition("-")[2]) for file in tmp_path.glob("blocked-*")}
 
-    assert_quarantined(ask(cluster, BLOCK, b"block"))
+    answer = ask(cluster, BLOCK, b"block")
+    # It takes about as long to find two freezes as the client waits.
+    assert (answer.kind, answer.status in (DEADLINE_EXCEEDED, FAILED_PRECONDITION)) == (ERROR, True)
+    eventually(lambda: cluster.gateway.counter("quarantined") == 1, "quarantined")
     assert len(blocked()) == 2
     for _ in range(AGAIN):
         assert_quarantined(ask(cluster, BLOCK, b"block"))

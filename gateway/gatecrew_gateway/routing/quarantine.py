@@ -3,13 +3,17 @@
 Pure. Bounded: the oldest letter goes when there are too many, or too many bytes of bodies, and with it goes the memory
 that its packet is dangerous. A packet is the same as another if service, command and body are.
 
+What a lost worker had in hand is accused for a while. A packet that is not sent again, since it may run once at most or
+its client has given it up, is known again by that when its client sends another one.
+
 Two workers may be lost for reasons of their own while they have the same innocent packet. If everybody sends it, an
-empty one say, refusing its like would be the outage. So a packet that a worker has answered well when it was in doubt
-is no proof against others that are the same, and one that is answered while its like is refused ends that.
+empty one say, refusing its like would be the outage. So whatever a worker answers is acquitted, and so is all that is
+the same: it is accused no longer, and refused no longer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -23,6 +27,10 @@ if TYPE_CHECKING:
 MAX_LETTERS = 1000
 MAX_LETTER_BYTES = 16 << 20  # of all bodies together
 MAX_ACQUITTED = 1000
+MAX_ACCUSED = 1000
+ACCUSED_S = 60.0
+MOST_HASHED = 256  # packets of one lost worker, and
+MOST_HASHED_BYTES = 1 << 20  # of their bodies: a millisecond
 
 
 def digest(body: bytes) -> bytes:
@@ -66,6 +74,9 @@ class Quarantine:
         self.letters: dict[str, DeadLetter] = {}  # by id, oldest first
         self.watched: dict[int, dict[tuple[str, bytes], DeadLetter]] = {}  # by command; what is refused now
         self.expires_at = 0.0  # the first of those that are watched
+        self.accused: dict[int, dict[tuple[str, bytes], tuple[str, float]]] = {}  # by command; the worker, and until
+        self._accused_until = 0.0  # the last of them
+        self._accused_count = 0
         self._remember_s = remember_s
         self._counters = counters
         self._bytes = 0
@@ -78,10 +89,12 @@ class Quarantine:
         before = self.letters.get(id)  # it was replayed
         if before is not None:
             self.forget(before)
-        lost = before.workers if before else (packet.suspect,)
+        service = packet.lane.pool.service
+        accused_by = self.accused.get(packet.command, {}).get((service, digest(packet.body)), ("", 0.0))[0]
+        lost = before.workers if before else (packet.suspect or accused_by,)
         letter = DeadLetter(
             id=id,
-            service=packet.lane.pool.service,
+            service=service,
             command=packet.command,
             kind=packet.kind,
             session=session.id,
@@ -114,15 +127,70 @@ class Quarantine:
         entries = self.watched.get(command)
         return None if entries is None else entries.get((service, digest(body)))
 
+    def accuse(self, packets: Iterable[Pending], worker_id: str, now: float) -> None:
+        """This worker was lost, and one of these may have done it. Only the first so many are taken."""
+        if not self._remember_s:
+            return
+        if now > self._accused_until or self._accused_count > MAX_ACCUSED:
+            self._clear_accused()
+        for packet, key in self._hashed(packets):
+            if self._acquitted.get((packet.command, *key), 0.0) <= now:
+                accused = self.accused.setdefault(packet.command, {})
+                self._accused_count += key not in accused
+                accused[key] = worker_id, now + ACCUSED_S
+        self._accused_until = now + ACCUSED_S
+
+    def met_before(self, packets: Iterable[Pending], now: float) -> Pending | None:
+        """The one of these that is the same as one that is accused; None if there are others too."""
+        if not self.accused:
+            return None
+        known = (packet for packet in packets if packet.command in self.accused)
+        found: dict[tuple[int, str, bytes], Pending] = {}
+        for packet, key in self._hashed(known):
+            if self.accused[packet.command].get(key, ("", 0.0))[1] > now:
+                found.setdefault((packet.command, *key), packet)
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    @staticmethod
+    def _hashed(packets: Iterable[Pending]) -> Iterable[tuple[Pending, tuple[str, bytes]]]:
+        count = size = 0
+        for packet in packets:
+            if packet.route is None:
+                continue
+            count += 1
+            size += len(packet.body)
+            if count > MOST_HASHED or size > MOST_HASHED_BYTES:
+                return
+            yield packet, (packet.lane.pool.service, digest(packet.body))
+
     def acquit(self, packet: Pending, now: float) -> None:
-        """A worker has answered it, though it was in doubt: what is the same is not dangerous."""
-        service = packet.lane.pool.service
-        letter = self.find(service, packet.command, packet.body)
+        """A worker has answered it: if it was in doubt, what is the same is not dangerous."""
+        command = packet.command
+        if not packet.suspect and command not in self.watched and command not in self.accused:
+            return
+        key = packet.lane.pool.service, digest(packet.body)
+        letter = self.watched.get(command, {}).get(key)
+        accused = self.accused.get(command, {})
+        if not packet.suspect and letter is None and key not in accused:
+            return
         if letter is not None:
             self._unwatch(letter)
+        if accused.pop(key, None):
+            self._accused_count -= 1
+            if not accused:
+                del self.accused[command]
         while len(self._acquitted) >= MAX_ACQUITTED:
             del self._acquitted[next(iter(self._acquitted))]
-        self._acquitted[packet.command, service, digest(packet.body)] = now + self._remember_s
+        self._acquitted[command, *key] = now + self._remember_s
+
+    def forget_accused(self, now: float) -> None:
+        """All of them, if the last was accused long ago."""
+        if self.accused and now > self._accused_until:
+            self._clear_accused()
+
+    def _clear_accused(self) -> None:
+        self.accused.clear()
+        self._accused_count = 0
 
     def tidy(self, now: float) -> None:
         """Refuse no longer what was quarantined long enough ago; its letter stays. Due at `expires_at`."""
