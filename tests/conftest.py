@@ -13,7 +13,15 @@ from seeds import SEED, chance_of
 
 ROOT = Path(__file__).parent.parent
 # Whose tests measure time or load, or need a port, a network or an engine for themselves.
-ALONE = ("benchmark", "cluster", "deploy/test_cluster.py", "hosts", "overload", "survival", "workers")
+ALONE = (
+    "benchmark",
+    "cluster",
+    "deploy/test_cluster.py",
+    "hosts",
+    "overload",
+    "survival",
+    "workers/test_one_cluster.py",
+)
 
 # A busy machine is slow at times; that says nothing about the code.
 hypothesis.settings.register_profile(
