@@ -244,6 +244,7 @@ class Cluster:
         burst: int = 4,
         warm_up: int = 1000,
         only: Gateway | None = None,
+        last_answers_s: float = 15.0,
     ) -> Iterator[tuple[RunningLoad, History]]:
         """Run a load, on one gateway or on all, for as long as the `with` lasts. That begins at a random time: after
         `warm_up` answers or up to twice as many. The history is filled in after it, when every request has been
@@ -259,6 +260,7 @@ class Cluster:
             sessions=sessions,
             rate=rate,
             burst=burst,
+            last_answers_s=last_answers_s,
         )
         process = Process([sys.executable, "-m", "survival.load", json.dumps(asdict(load))], {}, TESTS)
         history = History()
@@ -266,7 +268,7 @@ class Cluster:
             running = RunningLoad(process)
             running.wait_answers(warm_up + self.chance.randrange(warm_up) if self.chance else warm_up)
             yield running, history
-            code = process.stop(signal.SIGTERM)
+            code = process.stop(signal.SIGTERM, last_answers_s + PATIENCE_S)
             assert code == 0, process.output
         finally:
             process.close()

@@ -194,7 +194,8 @@ def violations(
     - mixed: one connection is one session of the gateway, and the other way round;
     - repeated: the executions of a packet have different attempts;
     - again: an at-most-once packet, and a notify, is executed at most once;
-    - order: a session's packets are first executed in the order in which they were sent;
+    - order: a session's packets are first executed in the order in which they were sent, but for those that begin when
+      their client has been given up on already, see `begun_late`;
     - strict: a strict packet is begun when the one before it is finished, and not begun again after that.
     """
     found: list[Violation] = []
@@ -284,8 +285,9 @@ def _order(
     unordered: Collection[int],
 ) -> Iterator[Violation]:
     firsts: dict[str, list[Executed]] = defaultdict(list)
-    for each in executions.values():
-        if each and each[0].command not in unordered:
+    late = {(each.session, each.seq) for each, _ in begun_late(history)}
+    for where, each in executions.items():
+        if each and each[0].command not in unordered and where not in late:
             firsts[each[0].session].append(each[0])
     finished: dict[tuple[str, int], float] = {}
     for end in history.finished:
@@ -301,6 +303,15 @@ def _order(
                 ended = finished.get((before.session, before.seq))
                 if begun > after.at or (ended is not None and ended > after.at):
                     yield Violation("strict", f"{after.session}: {after.seq} began before {before.seq} was over")
+
+
+def begun_late(history: History) -> list[tuple[Executed, float]]:
+    """Executions that began after their client had an error, and how many seconds after it: the deadline had passed and
+    the worker had not heard of it.
+    """
+    errors = {(error.session, error.seq): error.at for error in history.errors}
+    began = ((each, each.at - errors.get((each.session, each.seq), each.at)) for each in history.executed)
+    return [(each, late) for each, late in began if late > 0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,6 @@ from survival.history import Answered, Ended, Pushed, Record, Sent, Stall, body_
 
 HEADER = struct.Struct(">IBBHI")
 REQUEST, REPLY, NOTIFY, PUSH, ERROR, GOAWAY = 0, 1, 2, 3, 4, 7
-LAST_ANSWERS_S = 15.0  # for what is still open when the load ends; then it is lost
 PROBE_S = 0.01  # the machine is probed so often
 STALL_S = 0.02  # and stalls when a probe takes so long
 CATCH_UP_S = 0.25
@@ -48,6 +47,7 @@ class Load:
     burst: int = 4
     commands: list[list[int]]  # session n sends those of group n, in turn; groups are used in turn
     notify_every: int = 10  # every so many packets one is a notify; 0: none
+    last_answers_s: float = 15.0  # for what is still open when the load ends; then it is lost
 
 
 class Client(asyncio.Protocol):
@@ -186,7 +186,7 @@ async def run(load: Load, echo: socket.socket) -> None:
     pacing = asyncio.create_task(pace(load, clients))
     await stop.wait()
     pacing.cancel()
-    waits_until = clock() + LAST_ANSWERS_S
+    waits_until = clock() + load.last_answers_s
     while any(client.open > 0 and not client.ended for client in clients) and clock() < waits_until:
         await asyncio.sleep(0.01)
     for client in clients:

@@ -15,6 +15,7 @@ from survival.history import (
     Record,
     Sent,
     Stall,
+    begun_late,
     body_of,
     latencies,
     read,
@@ -131,6 +132,16 @@ def test_it_finds_at_most_once_packets_that_ran_twice() -> None:
     records: list[Record] = [*GOOD, executed(3, at=3.2, attempt=1)]
     assert found(records) == []
     assert found(records, at_most_once=(1,)) == ["again"]
+
+
+def test_order_is_not_asked_of_what_begins_when_its_client_has_been_given_up_on() -> None:
+    given_up = answered(1, at=2.0, status=4)
+    records = [sent(1), given_up, *whole(2), executed(1, at=2.5), finished(1, at=2.6)]
+    assert found(records) == []
+    assert [late for _, late in begun_late(History.of(records))] == [0.5]
+    assert found([*records, executed(1, at=1.9, attempt=1)]) == []  # it was in time
+    in_time = [sent(1), answered(1, at=3.0, status=4), *whole(2), executed(1, at=2.5), finished(1, at=2.6)]
+    assert found(in_time) == ["order"]
 
 
 def test_order_is_not_asked_of_routes_that_have_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -10,7 +11,8 @@ import pytest
 
 from survival.checks import CRASH_LATENCY_S, LOOP_STALL_S, slowest
 from survival.cluster import Cluster
-from survival.history import Answered, History, violations
+from survival.commands import GUARDED
+from survival.history import Answered, History, begun_late, latencies, violations
 from survival.nemesis import Fault, Nemesis, draw
 from survival.probe import Phase, probing
 
@@ -18,9 +20,14 @@ WORKERS = 4
 FAULTS_S = 15.0
 FROZEN_FOUND_S = 3.0
 PATIENT_MS = 20_000  # longer than two frozen workers after each other take
+OFFERED, CAPACITY = 1600.0, 800.0  # requests a second; what GUARDED takes of four workers
+LAST_ANSWERS_S = 60.0  # a session that waited in its socket has one request after the other handled
+RECOVERED_S = 10.0
+BEGUN_LATE = 0.05  # of those whose deadline has passed: the cancellation, or a clock's last millisecond, came late
 BYSTANDERS_MS = 50.0
 LOOKS = 12  # of two seconds, for the p99 to be what it was
 FAILED_PRECONDITION = 9
+OVERLOADED = {4: "deadline exceeded", 8: "resource exhausted", 14: "unavailable"}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +90,43 @@ def assert_kept_but_for_quarantine(history: History, faults: list[Fault]) -> Non
 
 def is_quarantined(error: Answered) -> bool:
     return error.status == FAILED_PRECONDITION and error.reason.startswith("quarantined")
+
+
+@pytest.mark.row(65)
+@pytest.mark.timeout(240)
+def test_faults_while_there_is_too_much_to_do(
+    cluster: Cluster, faults: list[Fault], measured: Callable[[str], None]
+) -> None:
+    """Twice what the workers can do: everything has one outcome, and refusing ends with the load."""
+    with cluster.load(commands=[[GUARDED]], rate=OFFERED, burst=4, last_answers_s=LAST_ANSWERS_S) as (_, history):
+        Nemesis(cluster).run(faults)
+    broken = violations(history)
+    assert not broken, f"{len(broken)} violations, the first: {broken[0]}"
+    assert not history.ended, f"{history.ended[0]}"
+    others = [error for error in history.errors if error.status not in OVERLOADED and not is_quarantined(error)]
+    assert not others, f"{len(others)} other errors, the first: {others[0]}"
+    until = history.sent[-1].at
+    seconds = until - history.sent[0].at
+    good = sum(not answer.status and answer.at <= until for answer in history.answered)
+    counts = Counter(OVERLOADED.get(error.status, "quarantined") for error in history.errors)
+    measured(f"{good / seconds:.0f}/s of {len(history.sent) / seconds:.0f}/s answered well; {dict(counts)}")
+    late = [seconds for _, seconds in begun_late(history)]
+    measured(f"{len(late)} begun after their deadline, {max(late, default=0) * 1000:.0f} ms at most")
+    assert len(late) <= counts["deadline exceeded"] * BEGUN_LATE
+    # The deadline begins when the gateway reads a packet, which it does later then.
+    longest = latencies(history)[0].ours
+    measured(f"the slowest outcome after {longest:.1f} s")
+
+    began_at = time.monotonic()
+    with cluster.load(commands=[[GUARDED]], rate=CAPACITY / 2, burst=4) as (load, history):
+        while time.monotonic() < began_at + RECOVERED_S:
+            load.wait_answers(100)
+        recovered_at = time.monotonic()
+        load.wait_answers(1000)
+    late = [error for error in history.errors if error.at > recovered_at]
+    last = max((error.at for error in history.errors), default=began_at)
+    measured(f"the last error {last - began_at:.1f} s after the load has gone")
+    assert not late, f"{len(late)} errors, the first: {late[0]}"
 
 
 def test_a_seed_repeats_its_faults() -> None:
