@@ -230,6 +230,7 @@ class Dispatcher:
         pool.join(link)
         self._links.add(link)
         self.counters.links_opened += 1
+        log.info("worker %s of %s is linked", link.worker_id, pool.service, extra={"worker": link.worker_id})
         if session_events and not pool.session_events:
             pool.session_events = True
             self._event_pools.append(pool)
@@ -249,6 +250,12 @@ class Dispatcher:
     def draining(self, link: Link) -> None:
         if link.state is not LinkState.DRAINING:
             link.state = LinkState.DRAINING
+            log.info(
+                "worker %s drains: %d open",
+                link.worker_id,
+                len(link.pending) + len(link.queue),
+                extra={"worker": link.worker_id},
+            )
             link.pool.leave(link, self._clock())
             link.hold()
 
@@ -282,6 +289,18 @@ class Dispatcher:
                 packet.attempt += 1
                 self.counters.redelivered += 1
                 block.append(packet)
+        moved = sum(map(len, blocks.values()))
+        refused = len(link.pending) - moved
+        moved += len(link.queue)
+        log.log(
+            logging.WARNING if crashed or moved or refused else logging.INFO,
+            "worker %s %s: %d packets went to others, %d refused",
+            link.worker_id,
+            "lost" if crashed else "left",
+            moved,
+            refused,
+            extra={"worker": link.worker_id},
+        )
         for packet in link.queue:
             blocks.setdefault(packet.lane, []).append(packet)
         for id in tuple(link.expired):
@@ -323,6 +342,7 @@ class Dispatcher:
             len(letter.body),
             letter.service,
             ", ".join(letter.workers),
+            extra={"command": letter.command, "session": f"{letter.session:x}", "worker": letter.workers[-1]},
         )
         return letter
 

@@ -223,6 +223,9 @@ class Gateway:
     async def drain(self) -> None:
         """Lame duck: accept nobody new, tell every client to reconnect elsewhere, let what is open finish."""
         self._draining = True
+        open_packets = sum(session.in_flight for session in self._sessions.by_id.values())
+        told = {"gateway": self.gateway_id}
+        log.info("drain begins: %d clients, %d packets open", len(self._sessions), open_packets, extra=told)
         for listener in self._listeners:
             listener.stop_accepting()
         spread = self.config.drain_s / 2 if len(self._sessions) > 100 else 0.0
@@ -233,6 +236,9 @@ class Gateway:
                 for listener in self._listeners
             ),
         )
+        left = len(self._sessions)
+        level = logging.WARNING if left else logging.INFO
+        log.log(level, "drain ended: %d clients were still there and are cut", left, extra=told)
 
     async def _deregister(self) -> None:
         if self._registration is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
+from .request import Request
+
 PER_SECOND = 10
 
 
@@ -27,6 +29,21 @@ class LimitedLog:
         self._count += 1
         if self._count <= PER_SECOND:
             if isinstance(error, BaseException):
-                self._logger.error(text, about, exc_info=error)
+                self._logger.error(text, about, exc_info=error, extra=_fields(about))
             else:
-                self._logger.error(text, about, error)
+                self._logger.error(text, about, error, extra=_fields(about))
+
+
+def _fields(about: object) -> dict[str, object]:
+    """What a log for machines says besides the text."""
+    if not isinstance(about, Request):
+        return {}
+    session = about.session
+    return {
+        "session": f"{session.id:x}",
+        "user": session.user,
+        "peer": session.peer,
+        "command": about.command,
+        "attempt": about.attempt,
+        "request": about.idempotency_key,
+    }

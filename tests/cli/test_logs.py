@@ -48,6 +48,10 @@ def test_every_line_of_up_is_a_record(start: Start, project: Path) -> None:
     told = records(process)
     printed = next(each for each in told if each["message"] == "dawdling")
     assert (printed["process"], printed["level"]) == ("worker-1", "info")  # a print, wrapped
+    lost = next(each for each in told if "went to others" in each["message"])
+    assert (lost["process"], lost["level"]) == ("gateway", "warning")
+    assert lost["worker"].startswith("chat-")
+    assert any(each["message"].startswith("drain begins: ") and each["gateway"] for each in told)
     ended = next(each for each in told if "ended by SIGKILL" in each["message"])
     assert (ended["process"], ended["level"], ended["logger"]) == ("worker-1", "warning", "gatecrew.supervisor")
     stopped = next(each for each in told if each["message"] == "stopped")

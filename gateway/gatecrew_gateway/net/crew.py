@@ -152,7 +152,8 @@ class Crew:
         if link is None or link.state is LinkState.LOST or shell.is_closing(now):
             return
         if silent > self._config.lost_after_s:
-            log.warning("worker %s has been silent for %.1f s: given up", link.worker_id, silent)
+            told = {"worker": link.worker_id}
+            log.warning("worker %s has been silent for %.1f s: given up", link.worker_id, silent, extra=told)
             shell.frozen(blame=not self._are_others_silent(shell, now))
         elif silent > self._config.suspect_after_s:
             if link.state is LinkState.READY:

@@ -184,7 +184,7 @@ class Member:
     def _complain(self, entry: Entry, reason: str) -> None:
         if reason != self._refusal:
             self._refusal = reason
-            log.warning("worker %s at %s refused: %s", entry.id, entry.address, reason)
+            log.warning("worker %s at %s refused: %s", entry.id, entry.address, reason, extra={"worker": entry.id})
 
     async def _serve(self, channel: grpc.aio.Channel, entry: Entry, opened: Callable[[], None]) -> None:
         """Run a link to its end."""

@@ -201,7 +201,8 @@ class StreamLink:
                 link.sent_when_it_spoke = link.sent
                 await self._take_in(link, parse(data))
         except grpc.aio.AioRpcError as error:
-            log.info("link to %s ended: %s %s", self._worker_id, error.code().name, error.details())
+            code, details = error.code().name, error.details()
+            log.info("link to %s ended: %s %s", self._worker_id, code, details, extra={"worker": self._worker_id})
             return error.code() in CRASHES and link.state is not LinkState.DRAINING
         except asyncio.CancelledError:
             if task.cancelling():
