@@ -12,6 +12,7 @@ from .routing.lane import Lane, Pending
 from .routing.link import Link
 from .routing.pool import Pool
 
+HURRIED_SHARE = 0.25  # of its deadline: a suspect that has less left does not wait for its turn
 NO_WORKER_WAIT_S = 0.5  # packets wait so long for a service's first worker to come back, then they fail
 
 
@@ -39,9 +40,7 @@ class Deadlines:
                 kept = [lane for lane in queue if lane.waiting]
                 queue.clear()
                 queue.extend(kept)
-        for lane in [lane for lane in pool.suspects if not lane.waiting[0].suspect]:
-            pool.suspects.remove(lane)
-            pool.list(lane)
+        self._clear_suspects(pool, now)
         # Last, when every list is whole again: a session that hears of an end may send more.
         for packet in gone:
             if packet.is_unheard or packet.deadline <= now:
@@ -50,6 +49,26 @@ class Deadlines:
                 self._dispatcher.never_told(packet)
             else:
                 self._dispatcher.no_worker(packet)
+
+    @staticmethod
+    def _clear_suspects(pool: Pool, now: float) -> None:
+        """Suspects travel one at a time for each link. Where handlers are slow and a worker had much in hand, most
+        would be past their deadlines before their turn: those that have little time left go with all others.
+        """
+        for lane in pool.suspects:
+            for packet in lane.waiting:
+                route = packet.route
+                if route is None or not packet.resend:  # an event has time; what may not be sent again is a replay
+                    continue
+                if packet.deadline - now < route.timeout_s * HURRIED_SHARE:
+                    packet.suspect = ""
+        cleared = [lane for lane in pool.suspects if not lane.waiting[0].suspect]
+        if cleared:
+            kept = [lane for lane in pool.suspects if lane.waiting[0].suspect]
+            pool.suspects.clear()
+            pool.suspects.extend(kept)
+            for lane in cleared:
+                pool.list(lane)
 
     def _remove(self, lane: Lane, now: float) -> list[Pending]:
         """Take out of a lane what need not wait any longer."""

@@ -431,6 +431,37 @@ def test_what_a_silent_worker_has_not_read_is_not_suspect() -> None:
     assert len(worker.link.pool.suspects) == 2 + FULL_BATCH
 
 
+def test_suspects_that_have_little_time_left_go_together() -> None:
+    """Of a frozen worker with slow handlers: one at a time, most of them would be past their deadlines."""
+    crew = Crew()
+    crew.worker("first")
+    clients = [crew.client() for _ in range(40)]
+    for client in clients:
+        crew.send(client, 1)
+    crew.pass_time(0.1)
+    crew.run()
+    second = crew.worker("second")
+    crew.pass_time(2.4)
+    freeze(crew, crew.workers[0])
+    crew.run()
+    assert len(second.in_flight) == 1
+    for _ in range(5):
+        crew.pass_time(0.1)
+        second.answer_all()
+        crew.run()
+        assert len(second.in_flight) == 1
+    for _ in range(2):
+        crew.pass_time(0.5)
+        crew.run()
+    crew.pass_time(0.1)
+    crew.run()
+    assert len(second.in_flight) == 35
+    second.answer_all()
+    crew.run()
+    assert all(client.replies for client in clients)
+    assert all(pool.load == 0 for pool in crew.dispatcher.pools.values())
+
+
 def test_a_draining_worker_that_ends_makes_nothing_suspect() -> None:
     crew = Crew()
     crew.worker("first")
