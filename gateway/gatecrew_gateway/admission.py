@@ -3,9 +3,12 @@
 A packet comes in while its service has less than half of what it may hold. Above half a session may have an eighth of
 what is still free open, so that however many are greedy there is room left for more (the dynamic threshold of Choudhury
 and Hahne, 1998). Where clients come from several addresses, an address may have as much open as is free, and its
-sessions an eighth of what that leaves. What may not come in is left with its connection, which is not read meanwhile,
-for WAIT_S at most: a freeze or a rush is over by then. After that it is refused, and so is at once what comes while the
-service has been full for so long.
+sessions an eighth of what that leaves. While packets wait for workers, a session may have no more open than is answered
+in a quarter of the deadline, shared by all that have something open: the rest would wait for nothing.
+
+What may not come in is left with its connection, which is not read meanwhile, for WAIT_S at most: a freeze or a rush is
+over by then. After that it is refused, and so is at once what comes while the service has been full for so long, and
+what would wait past half of its deadline.
 
 Pure: time is an argument.
 """
@@ -21,7 +24,7 @@ from .session import Session, SessionTable
 
 WAIT_S = 0.5  # that a packet may wait outside before it is refused
 COUNT_EVERY_S = 0.1  # what each address has open, while it matters
-HOPELESS = 0.8  # of its deadline: who would wait longer for a worker is refused at once
+HOPELESS = 0.5  # of its deadline: who would wait longer for a worker is refused at once
 LOOK_AT = 64  # blocked sessions at once: an answer must not cost a walk through all of them
 
 
@@ -38,38 +41,45 @@ class Admission:
         self.blocked: dict[Pool, dict[Session, float]] = {}
         self._sessions = sessions
         self._counted_at = -1.0
+        self._active = 0  # sessions that have something open
         self._open: Counter[str] = Counter()  # address -> packets that its sessions have open
 
     def judge(self, session: Session, pool: Pool, opened: int, timeout_s: float, now: float) -> Verdict:
         """Whether a packet of the session may come in, which has `opened` packets open."""
-        if pool.refusing or (not pool.links and pool.load >= pool.capacity):
-            return Verdict.REFUSE
-        if pool.waits_s > timeout_s * HOPELESS:
+        if pool.refusing or (not pool.links and pool.load >= pool.capacity) or pool.waits_s > timeout_s * HOPELESS:
             return Verdict.REFUSE
         if pool.load >= pool.capacity:
             if pool.full_since is None:
                 pool.full_since = now
-            if session.overdue or now - pool.full_since > WAIT_S:
+            if now - pool.full_since > WAIT_S:
                 return Verdict.REFUSE
-        elif pool.load < pool.capacity >> 1 or opened < self._share(session, pool, now):
+        elif opened < self._share(session, pool, now):
             self._open[session.address] += 1
             return Verdict.ENTER
-        elif session.overdue:
-            return Verdict.REFUSE
-        return Verdict.WAIT
+        return Verdict.REFUSE if session.overdue else Verdict.WAIT
 
     def _share(self, session: Session, pool: Pool, now: float) -> int:
-        """Of packets that the session may have open."""
+        """Of packets that the session may have open: none only if the service, or the part of its address, is full."""
         if now - self._counted_at >= COUNT_EVERY_S:
-            self._counted_at = now
-            self._open.clear()
-            for each in self._sessions.by_id.values():
-                if each.in_flight:
-                    self._open[each.address] += each.in_flight
+            self._count(now)
         free = pool.capacity - pool.load
-        if len(self._open) > 1 or session.address not in self._open:
-            free -= self._open[session.address]
-        return max(free >> 3, int(free > 0))
+        share = free
+        if pool.load >= pool.capacity >> 1:
+            if len(self._open) > 1 or session.address not in self._open:
+                free -= self._open[session.address]
+            share = free >> 3
+        if pool.can_wait:
+            share = min(share, int(pool.can_wait / max(1, self._active)))
+        return max(share, int(free > 0))
+
+    def _count(self, now: float) -> None:
+        self._counted_at = now
+        self._active = 0
+        self._open.clear()
+        for session in self._sessions.by_id.values():
+            if session.in_flight:
+                self._active += 1
+                self._open[session.address] += session.in_flight
 
     def block(self, session: Session, pool: Pool, now: float) -> None:
         """Its port is not read, and keeps what it has read, until `resume` or `sweep` lets it."""
@@ -82,7 +92,7 @@ class Admission:
         for session in list(itertools.islice(waiting, LOOK_AT)):
             if pool.load >= pool.capacity:
                 return
-            if pool.load < pool.capacity >> 1 or session.in_flight < self._share(session, pool, now):
+            if session.in_flight < self._share(session, pool, now):
                 self._release(session, pool)
             else:
                 waiting[session] = waiting.pop(session)  # others have their turn first

@@ -90,6 +90,7 @@ class Deadlines:
         if 0 < link.rests_until <= now:
             link.rested()
         link.count_hung(now)
+        link.pool.look_at_probe(link, now)
         late = [packet for packet in link.pending.values() if packet.deadline <= now]
         left = [packet for packet in link.pending.values() if packet.is_unheard and packet.deadline > now]
         held = {id(packet.lane): packet.lane for packet in link.pending.values() if packet.lane.waiting}

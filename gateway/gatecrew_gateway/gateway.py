@@ -207,6 +207,7 @@ class Gateway:
                 status.incarnation = shell.incarnation
                 status.state = link.state
                 status.in_flight = len(link.pending)
+                status.limit = link.limit.now
                 status.sent = link.sent
                 status.answered = link.answered
                 status.commands.extend(shell.commands)

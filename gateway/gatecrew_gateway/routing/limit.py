@@ -3,7 +3,7 @@
 What waits at a worker can go nowhere else; what waits here goes to whoever is free, and what waits too long anywhere is
 work for nobody. One request of a batch, its last, is the probe: the time it takes beyond the least time that its
 command has taken is time spent in a queue at the worker. While that is short and the limit is what holds packets back,
-the limit grows by half; when it is long, the limit shrinks to four fifths of what was open; when the probe's deadline
+the limit grows by half; when it is long, the limit shrinks to what would not have been; when the probe's deadline
 passes, to half. (Envoy's adaptive concurrency and TCP Vegas do the like.) Fast handlers never see it.
 
 A worker that says how much it can run at once gets little more than that while its handlers are slow. Of any other one
@@ -18,6 +18,7 @@ LEAST = 4  # requests, if they do: one that hangs must not end all work
 QUEUED_S = 0.25  # in the queue of a worker that says how much it can run at once: longer is too long
 QUEUED_SHARE = 0.05  # the same as a share of the request's deadline, if that is shorter
 LONG_SHARE = 0.25  # of the deadline, in the queue of any other worker
+SHRINK_SHARE = 0.8  # of what was open, at most
 BIND_SHARE = 0.75  # with so much of the limit in use it is what holds packets back
 
 
@@ -42,16 +43,17 @@ class Limit:
         self.probed_at = now
         self._depth = depth
 
+    def too_long_s(self, deadline_s: float) -> float:
+        """Time in the worker's queue that is too long for a request with such a deadline."""
+        return min(QUEUED_S, deadline_s * QUEUED_SHARE) if self.concurrency else deadline_s * LONG_SHARE
+
     def measured(self, queued_s: float, deadline_s: float) -> None:
-        """The probe was answered, after so long in the worker's queue."""
+        """The probe was so long in the worker's queue, or has been already."""
         self.probe = 0
-        if self.concurrency:
-            long, floor = min(QUEUED_S, deadline_s * QUEUED_SHARE), self.concurrency
-        else:
-            long, floor = deadline_s * LONG_SHARE, FLOOR
+        long = self.too_long_s(deadline_s)
         if queued_s > long:
-            self._shrink(0.8, floor)
-        elif self._depth >= self.now * BIND_SHARE:
+            self._shrink(min(SHRINK_SHARE, long / queued_s), self.concurrency or FLOOR)
+        elif queued_s < long / 2 and self._depth >= self.now * BIND_SHARE:
             self.now = min(self.most, self.now + max(1, self.now // 2))
 
     def expired(self) -> None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from .lane import Pending
 from .limit import Limit
-from .pool import FULL_BATCH, Pool
+from .pool import FULL_BATCH, SLOW_QUANTUM, Pool
 
 REST_S = 0.05  # of a worker that gave a packet back; doubled while it goes on, up to MOST_REST_S
 MOST_REST_S = 1.0
@@ -161,7 +161,10 @@ class Link:
                     batch.append(packet)
                     room -= 1
                 else:
-                    count = min(self._together(waiting), room, pool.quantum if ready else room)
+                    count = min(self._together(waiting), room)
+                    route = waiting[0].route
+                    if ready and route is not None and route.slow:
+                        count = min(count, SLOW_QUANTUM)
                     batch += waiting[:count]
                     del waiting[:count]
                     lane.open = count

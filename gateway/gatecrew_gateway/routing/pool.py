@@ -20,6 +20,7 @@ from .budget import RetryBudget
 if TYPE_CHECKING:
     from .lane import Lane, Pending
     from .link import Link
+    from .route import Route
 
 WORTH_A_BATCH = 16  # lanes
 FULL_BATCH = 256  # packets
@@ -27,11 +28,9 @@ NEVER = 1 << 62
 LINGER_S = 0.001
 SLOW_S = 0.02  # handlers that take longer are slow: a gRPC message is nothing against them
 SLOW_QUANTUM = 2  # packets of a lane that go together where handlers are slow and others wait
-MAX_COMMANDS = 4096  # whose time is remembered
 PROGRESS_TICKS = 20  # over which the rate of answers is measured
-PATIENCE = 0.25  # of the longest deadline: no more may wait than is answered in that time
-NOTICEABLE_S = 0.05  # of waiting: below, no packet's chances need a look
-LEAST_WAITING = 16  # packets may always wait
+CALM_S = 1.0  # during which workers have room; then the rate says nothing of what the workers could do
+PATIENCE = 0.25  # of the longest deadline: a packet may wait so long
 AGING = 0.005  # share by which the least time of a command follows what it takes now
 
 
@@ -52,17 +51,19 @@ class Pool:
         self.easy = max_waiting >> 1  # load below which everybody's packets are accepted
         self.full_since: float | None = None  # when something could not be accepted, and has not been easy since
         self.answered = 0
-        self.waits_s = 0.0  # how long a packet that comes now will wait for a worker, as far as we know
+        self.waits_s = 0.0  # how long a session with nothing open will wait for a worker, as far as we know
+        self.can_wait = 0.0  # packets that are answered in the time that they may wait; 0: not known, nothing waits
         self.longest_s = 0.0  # deadline of its routes
         self.called: Link | None = None  # woken to take what is ready, and has not done so yet
         self._last: Link | None = None  # called last
         self.wake_at = 1  # how many lanes must be ready for the next wake; more only while called or lingering
         self.down_since: float | None = 0.0  # since when no link takes packets
         self.refusing = False  # down for so long that new packets are refused at once
-        self.quantum = NEVER  # packets of a lane that may be open at once while other lanes wait
         self.budget = RetryBudget()
-        self._progress: deque[tuple[float, int]] = deque(maxlen=PROGRESS_TICKS)  # while packets wait: (time, answered)
-        self._least_s: dict[int, float] = {}  # command -> least time from writing to answer, seconds
+        self._progress: deque[tuple[float, int]] = deque(
+            maxlen=PROGRESS_TICKS
+        )  # while no worker has room: (time, answered)
+        self._full_at = float("-inf")  # when no worker had room last
         self._max_waiting = max_waiting
         self._turn = 0
         self._lingering = False
@@ -82,9 +83,7 @@ class Pool:
                     self.ready.append(lane)
                 if len(self.ready) >= self.wake_at or (lane.avoid is not None and self.called is None):
                     self.wake()
-        elif (
-            lane.held or (lane.open >= self.quantum and self.ready) or (packet.route is not None and packet.route.alone)
-        ):
+        elif lane.held or (packet.route is not None and (packet.route.alone or self.takes_turns(lane, packet.route))):
             lane.held = True
             lane.waiting.append(packet)
         else:
@@ -100,6 +99,10 @@ class Pool:
         self.list(lane)
         if self.called is None:
             self.wake()
+
+    def takes_turns(self, lane: Lane, route: Route) -> bool:
+        """Whether the lane should not have more open now: its handlers are slow, or may be, and others wait."""
+        return route.slow and lane.open >= SLOW_QUANTUM and bool(self.ready)
 
     def has_work_for(self, link: Link) -> bool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
@@ -130,21 +133,29 @@ class Pool:
         return max(1, level - len(link.pending))
 
     def probed(self, link: Link, packet: Pending, now: float) -> None:
-        """The packet that the link's limit was watching has been answered, or will not be in time."""
+        """The packet that the link's limit was watching has been answered."""
         if packet.route is None:
             link.limit.probe = 0
             return
+        route = packet.route
         took = now - link.limit.probed_at
-        least = self._least_s.get(packet.command)
-        if least is None or took < least:
-            if len(self._least_s) >= MAX_COMMANDS:
-                self._least_s.clear()
-            least = self._least_s[packet.command] = took
-        elif least < packet.route.timeout_s / 4:
+        if route.least_s is None or took < route.least_s:
+            route.least_s = took
+        elif route.least_s < route.timeout_s / 4:
             # It may have become slower for good. Above a quarter of the deadline we would follow our own queue.
-            least = self._least_s[packet.command] = least + (took - least) * AGING
-        self.quantum = SLOW_QUANTUM if least > SLOW_S else NEVER
-        link.limit.measured(took - least, packet.route.timeout_s)
+            route.least_s += (took - route.least_s) * AGING
+        route.slow = route.least_s > SLOW_S
+        link.limit.measured(took - route.least_s, route.timeout_s)
+
+    def look_at_probe(self, link: Link, now: float) -> None:
+        """Need not wait for the answer of a probe that has been in the worker's queue for too long already."""
+        limit = link.limit
+        packet = link.pending.get(limit.probe)
+        if packet is None or packet.route is None or packet.route.least_s is None:
+            return
+        queued = now - limit.probed_at - packet.route.least_s
+        if queued > limit.too_long_s(packet.route.timeout_s):
+            limit.measured(queued, packet.route.timeout_s)
 
     def wake(self) -> None:
         """Give the turn to the next idle link, or let packets gather. Not while one is `called`."""
@@ -262,10 +273,12 @@ class Pool:
     def measure(self, now: float) -> None:
         """Ten times a second: how much may be held, and how long what comes now would wait.
 
-        While packets wait, the rate of answers says how many of them have a chance. What is with a worker never takes
-        the room of others, be it silent.
+        While packets wait, the rate of answers says how many have a chance. What is with a worker, be it silent, never
+        takes the room of others.
         """
-        if not self.has_work:
+        if self.has_work or (self.links and all(link.room <= 0 for link in self.links)):
+            self._full_at = now
+        if now - self._full_at > CALM_S:
             self._progress.clear()
         else:
             self._progress.append((now, self.answered))
@@ -283,15 +296,14 @@ class Pool:
             now += max(link.limit.now, there)
         self.capacity = held + most + self._max_waiting
         self.easy = self.capacity >> 1
-        self.waits_s = 0.0
+        self.waits_s = self.can_wait = 0.0
         if len(self._progress) > 1:
             (since, before), (until, after) = self._progress[0], self._progress[-1]
             rate = (after - before) / (until - since)
             if rate > 0:
-                room = max(LEAST_WAITING, int(rate * self.longest_s * PATIENCE))
-                self.capacity = min(self.capacity, held + now + room)
-                self.waits_s = max(0, self.load - held - with_workers) / rate
-                if self.waits_s > NOTICEABLE_S:
+                self.waits_s = len(self.ready) / rate
+                self.can_wait = rate * self.longest_s * PATIENCE
+                if self.load > self.can_wait:
                     self.easy = min(self.capacity >> 1, held + now)
         if self.refusing:
             self.easy = 0

@@ -7,9 +7,9 @@ from .pool import Pool
 
 
 class Route:
-    """How the packets of one command travel; read on every packet, never changed."""
+    """How the packets of one command travel, and how long its handlers take as far as the pool has seen."""
 
-    __slots__ = ("alone", "free", "notify_resend", "pool", "resend", "timeout_s")
+    __slots__ = ("alone", "free", "least_s", "notify_resend", "pool", "resend", "slow", "timeout_s")
 
     def __init__(self, pool: Pool, config: RouteConfig) -> None:
         self.pool = pool
@@ -17,6 +17,8 @@ class Route:
         self.free = config.order == "none"  # every packet a lane of its own
         self.resend = config.delivery == "at-least-once"
         self.notify_resend = config.notify_delivery == "at-least-once"
+        self.least_s: float | None = None  # from writing to answer
+        self.slow = True  # its handlers are, or may be: nobody has seen one yet
         self.timeout_s = config.deadline_ms / 1000
         pool.longest_s = max(pool.longest_s, self.timeout_s)
 
