@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BUF := .tools/buf/node_modules/.bin/buf
 AGAINST ?= HEAD
+LISTEN ?= 127.0.0.1:7000
 SIDE_BY_SIDE ?= 4
 
 .PHONY: install run check test test-slow lint types proto buf workers bench
@@ -15,8 +16,9 @@ install: .venv/.installed
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	touch $@
 run: install
-	@echo "Talk to it from another terminal: .venv/bin/python -m examples.chat.client 127.0.0.1:7000"
-	@$(BIN)/gatecrew up examples.chat.worker:worker --workers 3 --listen 127.0.0.1:7000
+	@$(BIN)/gatecrew up examples.chat.worker:worker --workers 3 --listen $(LISTEN) \
+		--client "$(BIN)/python -m examples.chat.client {}" \
+		|| { code=$$?; [ $$code != 2 ] || echo "make run LISTEN=127.0.0.1:PORT takes another port" >&2; exit $$code; }
 check: lint types
 	$(BIN)/pytest -q -m quick
 # What mostly waits runs side by side, what must have the machine for itself after it.

@@ -30,10 +30,12 @@ WORKER_STOP_S = 15.0
 
 class Cluster:
     """The children of one `gatecrew up`. One that is silent for `unresponsive_after_s` seconds is killed, to start
-    again, a gateway after GATEWAY_S at most; 0: never."""
+    again, a gateway after GATEWAY_S at most; 0: never. `client` is a command that talks to it, for people; {} in it is
+    where clients connect."""
 
-    def __init__(self, settings: Settings, gateways: int, unresponsive_after_s: float) -> None:
+    def __init__(self, settings: Settings, gateways: int, client: str, unresponsive_after_s: float) -> None:
         self._settings = settings
+        self._client = client
         self._unresponsive_after_s = unresponsive_after_s
         self._gateways = {config.name: config for config in settings.gateways(gateways)}
         starts = [(each, number) for each in settings.worker for number in range(each.count)]
@@ -91,7 +93,7 @@ class Cluster:
             listeners = ", ".join(f"{name} on {address}" for name, address in _listeners(facts).items())
             say(f"{name}: {listeners}, service on {facts['service']}, pid {facts['pid']}")
         first = next(iter(_listeners(gateways[0]).values()))
-        say(f"ready: clients connect to {first}, such as `gatecrew call 1 hello --gateway {first}`")
+        say(f"ready: clients connect to {first}, such as `{self._client.replace('{}', first)}`")
 
     async def _start_registry(self) -> str:
         """Returns where it is, as a URL for people."""

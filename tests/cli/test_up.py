@@ -244,3 +244,18 @@ def test_modules_of_the_user_do_not_hide_ours_from_the_gateway(start: Start, tmp
         [sys.executable, "-P", "-m", "gatecrew_cli", "up", "chat:worker", "--listen", "127.0.0.1:0"], ALONE, tmp_path
     )
     describe(process)
+
+
+def test_make_run_says_when_it_is_ready_how_to_talk_to_it(start: Start) -> None:
+    root = Path(__file__).parent.parent.parent
+    process = start(["make", "-o", "install", "run", "LISTEN=127.0.0.1:0"], ALONE, root)
+    told = process.wait_line(r"^ready: clients connect to (\S+), such as `(\S+ -m examples\.chat\.client) (\S+)`")
+    assert told[1] == told[3]
+    assert "examples.chat.client" not in "".join(process.lines[:-1])  # not before it is ready
+    address = told[1]
+    second = start(["make", "-o", "install", "run", f"LISTEN={address}"], ALONE, root)
+    assert second.wait() == 2
+    assert "make run LISTEN=127.0.0.1:PORT takes another port" in second.output
+    process.interrupt()
+    process.wait()
+    assert "stopped" in process.stdout

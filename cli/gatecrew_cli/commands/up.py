@@ -16,6 +16,13 @@ from ..settings import load
     "--gateways", type=click.IntRange(1, 64), default=1, show_default=True, help="They listen on rising ports."
 )
 @click.option("--listen", type=ADDRESS, help="Where clients connect to the (first) gateway.  [default: 127.0.0.1:7000]")
+@click.option(
+    "--client",
+    metavar="COMMAND",
+    default="gatecrew call 1 hello --gateway {}",
+    show_default=True,
+    help="Command to name as a way to talk to it, once it is ready; {} is where clients connect.",
+)
 @unresponsive_option
 @config_option
 @logging_options
@@ -24,6 +31,7 @@ def command(
     workers: int | None,
     gateways: int,
     listen: tuple[str, int] | None,
+    client: str,
     unresponsive_after_s: float,
     config_file: str | None,
 ) -> None:
@@ -46,4 +54,4 @@ def command(
     settings = load(config_file, flags).settings
     if not settings.worker:
         raise UserError("up: no workers; name a Worker object, such as chat:worker for `worker` in chat.py")
-    run(Cluster(settings, gateways, unresponsive_after_s).run(), "asyncio")
+    run(Cluster(settings, gateways, client, unresponsive_after_s).run(), "asyncio")
