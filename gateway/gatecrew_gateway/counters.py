@@ -36,6 +36,7 @@ class Counters:
     links_opened: int = 0
     links_lost: int = 0
     workers_frozen: int = 0
+    workers_ejected: int = 0  # for a while, because they failed so much more than others
     loop_stalls: int = 0
     pushes: int = 0
     pushes_delivered: int = 0

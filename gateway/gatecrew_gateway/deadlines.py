@@ -5,12 +5,16 @@ A sweep instead of a timer for each packet: what is open is bounded, and a packe
 
 from __future__ import annotations
 
+import logging
 from itertools import chain
 
 from .dispatcher import Dispatcher
+from .routing import outliers
 from .routing.lane import Lane, Pending
 from .routing.link import Link
 from .routing.pool import Pool
+
+log = logging.getLogger("gatecrew.gateway")
 
 HURRIED_SHARE = 0.25  # of its deadline: a suspect that has less left does not wait for its turn
 NO_WORKER_WAIT_S = 0.5  # packets wait so long for a service's first worker to come back, then they fail
@@ -27,9 +31,24 @@ class Deadlines:
             if pool.has_work:
                 self._sweep_waiting(pool, now)
             pool.measure(now)
+            if now - pool.judged_at >= outliers.EVERY_S:
+                pool.judged_at = now
+                self._put_out(pool, now)
             if pool.has_work and pool.called is None:
                 pool.wake()  # a worker's room may have grown with what is given up
         self._dispatcher.admission.sweep(now)
+
+    def _put_out(self, pool: Pool, now: float) -> None:
+        for link, seconds in outliers.find(pool.links, now):
+            log.warning(
+                "worker %s fails %.0f %% of its requests, others do not: it gets nothing for %.0f s",
+                link.worker_id,
+                link.conduct.share * 100,
+                seconds,
+                extra={"worker": link.worker_id},
+            )
+            self._dispatcher.counters.workers_ejected += 1
+            link.put_out(now + seconds)
 
     def _sweep_waiting(self, pool: Pool, now: float) -> None:
         gone: list[Pending] = []
@@ -97,6 +116,7 @@ class Deadlines:
         unwritten = [packet for packet in link.queue if packet.deadline <= now or packet.is_unheard]
         if unwritten:
             link.queue = [packet for packet in link.queue if packet.deadline > now and not packet.is_unheard]
+        link.failed += len(late)
         for packet in late:
             link.expire(packet)
             packet.lane.avoid = link

@@ -27,6 +27,7 @@ dead_letters = logging.getLogger("gatecrew.deadletter")
 EVENT_DEADLINE_S = 60.0  # of open and close events
 
 _pack = HEADER.pack
+_FAILURES = frozenset({int(Status.INTERNAL), int(Status.UNAVAILABLE)})  # of the worker, not of the request
 _STATUSES = frozenset(map(int, Status))
 _QUARANTINED = "quarantined: two workers were lost while they handled this request"
 _QUARANTINED_BEFORE = "quarantined: two workers were lost while they handled a request with the same body"
@@ -452,6 +453,7 @@ class Dispatcher:
                 if not out:
                     touched.append(session)
                 if status:
+                    link.failed += status in _FAILURES
                     known = status if status in _STATUSES else Status.UNKNOWN
                     out.append(encode_error(packet.command, packet.seq, known, answer.message[:MAX_REASON]))
                 else:

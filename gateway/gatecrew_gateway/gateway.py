@@ -205,7 +205,10 @@ class Gateway:
             )
             if shell is not None and link is not None:
                 status.incarnation = shell.incarnation
-                status.state = link.state
+                status.state = "ejected" if link.is_out else link.state
+                if link.is_out:
+                    share = link.conduct.share
+                    status.status_text = f"{share:.0%} of its requests failed, of the others' not"
                 status.in_flight = len(link.pending)
                 status.limit = link.limit.now
                 status.sent = link.sent

@@ -617,6 +617,54 @@ def test_requests_of_a_client_that_has_gone_are_cancelled_and_what_it_told_is_no
     assert crew.forgotten == [client.session.id]
 
 
+@pytest.mark.parametrize("how", ["fails", "is silent"])
+def test_a_worker_that_fails_so_much_more_than_others_is_out_for_a_while(how: str) -> None:
+    crew = Crew(routes(deadline_ms=1000))
+    sick, *well = (crew.worker(name) for name in "abc")
+    clients = [crew.client() for _ in range(30)]
+
+    def work(seconds: float) -> list[str]:
+        """A request of each client every tenth of a second; returns who got them."""
+        before = len(crew.executions)
+        for _ in range(int(seconds * 10)):
+            for client in clients:
+                if not client.session.in_flight:
+                    crew.send(client, 1)
+            crew.pass_time(LINGER_S)
+            crew.run()
+            for worker in well:
+                worker.answer_all()
+            if how == "fails":
+                sick.answer(*sick.in_flight, status=Status.INTERNAL)
+            crew.pass_time(0.1)
+            crew.run()
+        return [execution.worker for execution in crew.executions[before:]]
+
+    assert "a" in work(0.5)
+    work(3)
+    assert crew.counters.workers_ejected
+    out_s = sick.link.rests_until - crew.now
+    if sick.link.is_out:
+        assert "a" not in work(out_s - 0.2)
+    # The times that it is out grow while it goes on, so that it gets ever less.
+    work(20)
+    assert sick.link.conduct.times_out >= 2
+    assert not any(worker.link.is_out for worker in well)
+
+
+def test_where_all_fail_nobody_is_out() -> None:
+    crew = Crew()
+    workers = [crew.worker(name) for name in "abc"]
+    for _ in range(60):
+        for _ in range(3):
+            crew.send(crew.client(), 1)
+            crew.run()
+        for worker in workers:
+            worker.answer(*worker.in_flight, status=Status.INTERNAL)
+        crew.pass_time(0.1)
+    assert crew.counters.workers_ejected == 0
+
+
 def test_an_application_error_reaches_the_client_and_is_not_retried() -> None:
     crew = Crew()
     worker = crew.worker("a")

@@ -66,5 +66,5 @@ class Limit:
 
     def restart(self) -> None:
         """The worker has been out: it begins with little, and shows what it can do."""
-        self.now = min(self.now, self.concurrency or FLOOR)
+        self.now = min(self.now, self.concurrency or LEAST)
         self.probe = 0

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from .lane import Pending
 from .limit import Limit
+from .outliers import Conduct
 from .pool import FULL_BATCH, SLOW_QUANTUM, Pool
 
 REST_S = 0.05  # of a worker that gave a packet back; doubled while it goes on, up to MOST_REST_S
@@ -58,6 +59,9 @@ class Link:
         self.sent = 0
         self.sent_when_it_spoke = 0  # `sent` at the worker's last message
         self.answered = 0
+        self.failed = 0  # answered INTERNAL or UNAVAILABLE, or not in time
+        self.conduct = Conduct()
+        self.is_out = False  # it rests because it fails so much more than others
         self.rests_until = 0.0  # it gets nothing new before; 0: it does not rest
         self._rest_s = 0.0
         self._wake = wake
@@ -69,8 +73,17 @@ class Link:
             self.rests_until = now + self._rest_s
         self.busy = False  # this is an answer: nobody waits for another one before they call an idle worker
 
+    def put_out(self, until: float) -> None:
+        """It fails so much more than the others that it gets nothing for a while; what it has may still be answered."""
+        self.is_out = True
+        self.rests_until = until
+        self.hold()
+
     def rested(self) -> None:
         self.rests_until = 0.0
+        if self.is_out:
+            self.is_out = False
+            self.limit.restart()
         self._go_on()
 
     @property

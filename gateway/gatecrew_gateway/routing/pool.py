@@ -51,6 +51,7 @@ class Pool:
         self.easy = max_waiting >> 1  # load below which everybody's packets are accepted
         self.full_since: float | None = None  # when something could not be accepted, and has not been easy since
         self.answered = 0
+        self.judged_at = float("-inf")  # when its workers were compared last
         self.waits_s = 0.0  # how long a session with nothing open will wait for a worker, as far as we know
         self.can_wait = 0.0  # packets that are answered in the time that they may wait; 0: not known, nothing waits
         self.longest_s = 0.0  # deadline of its routes
