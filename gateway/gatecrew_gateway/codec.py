@@ -104,6 +104,11 @@ class Decoder:
         self._at = 0
 
     @property
+    def held(self) -> int:
+        """Bytes that are kept."""
+        return 0 if self._tail is None else len(self._tail) + len(self._rest)
+
+    @property
     def unfinished(self) -> bool:
         """Whether there are bytes that are in no packet yet."""
         return self._tail is not None

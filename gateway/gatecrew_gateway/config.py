@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 MAX_PACKET = 1 << 20  # bytes; no listener may allow more, so that a batch stays under gRPC's 4 MiB
+LEAST_MEMORY = 1 << 20  # bytes
 PACKET_OVERHEAD = 8  # bytes of a packet that `length` counts besides the body
 
 Order = Literal["session", "none", "strict"]
@@ -45,6 +46,21 @@ def parse_commands(text: str) -> frozenset[int] | None:
             raise ConfigError("route", "commands", f"{text!r}, {part.strip()!r} must rise and stay within 0-65535")
         commands.update(range(low, high + 1))
     return frozenset(commands)
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes from a number, or from a text such as ``"256MiB"`` (KiB, MiB, GiB; 1024 each).
+
+    Raises:
+        ConfigError: neither.
+    """
+    text = str(size).strip()
+    for power, unit in enumerate(("KiB", "MiB", "GiB"), start=1):
+        if text.endswith(unit) and text.removesuffix(unit).strip().isdecimal():
+            return int(text.removesuffix(unit)) << 10 * power
+    if not text.isdecimal():
+        raise ConfigError("gateway", "memory_limit", f"{size!r}, must be bytes, or such as 256MiB")
+    return int(text)
 
 
 def _check(where: str, name: str, value: float, low: float, high: float) -> None:
@@ -142,6 +158,7 @@ class GatewayConfig:
     lost_after_s: float = 2.5  # silence of a worker, then failover
     quarantine_s: float = 600.0  # so long the like of a packet that took two workers with it reaches nobody; 0: off
     deregistered_grace_s: float = 30.0  # a worker that is deregistered by hand and runs on is drained after that
+    memory_limit: int | str = ""  # bytes, or such as "256MiB"; empty: half of what the machine or control group has
     drain_s: float = 10.0  # at most so long from SIGTERM until clients are cut
     # Mutual TLS with workers, paths of PEM files: all three or none.
     worker_ca: str = ""  # who signs the workers' certificates, which have the service as DNS name
@@ -159,6 +176,7 @@ class GatewayConfig:
         _check("gateway", "lost_after_s", self.lost_after_s, self.suspect_after_s, 600)
         _check("gateway", "quarantine_s", self.quarantine_s, 0, 86_400)
         _check("gateway", "deregistered_grace_s", self.deregistered_grace_s, 0, 86_400)
+        _check("gateway", "memory_limit", parse_size(self.memory_limit or LEAST_MEMORY), LEAST_MEMORY, 1 << 50)
         _check("gateway", "drain_s", self.drain_s, 0, 3600)
         if len({bool(each) for each in (self.worker_ca, self.worker_cert, self.worker_key)}) > 1:
             raise ConfigError("gateway", "worker_ca", "worker_ca, worker_cert and worker_key go together")

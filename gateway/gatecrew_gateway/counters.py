@@ -44,6 +44,10 @@ class Counters:
     actions_refused: int = 0  # malformed, or for a session that is gone
     batches_sent: int = 0
     batches_received: int = 0
+    memory_held_bytes: int = 0  # now, not since the start; see memory.py
+    memory_limit_bytes: int = 0
+    memory_refused: int = 0  # clients and packets
+    memory_clients_cut: int = 0
 
     def as_dict(self) -> dict[str, int]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

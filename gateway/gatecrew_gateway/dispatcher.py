@@ -82,6 +82,7 @@ class Dispatcher:
         self._clock = clock
         self._arm_linger = arm_linger
         self._forget = forget
+        self.out_of_memory = False  # what comes is refused
         self._next_id = 0
         self._event_pools: list[Pool] = []
 
@@ -100,6 +101,8 @@ class Dispatcher:
         `blocked` then, and its port is resumed when it may offer them again.
         """
         now = self._clock()
+        if self.out_of_memory:
+            packets = self._refuse_for_memory(session, packets)
         if self.quarantine.watched:
             packets = self._screened(session, packets, now)
         known = self.routes.known
@@ -169,6 +172,23 @@ class Dispatcher:
                         self._error(session, command, seq, Status.FAILED_PRECONDITION, _QUARANTINED_BEFORE)
                     continue
             left.append(packet)
+        return left
+
+    def _refuse_for_memory(
+        self, session: Session, packets: Sequence[tuple[int, int, int, bytes]]
+    ) -> Sequence[tuple[int, int, int, bytes]]:
+        """Refuse all that would be kept; what is left."""
+        left = []
+        for packet in packets:
+            kind, command, seq, _ = packet
+            if kind > _RECEIVED_NOTIFY:
+                left.append(packet)
+                continue
+            self.counters.memory_refused += 1
+            if kind == _RECEIVED_NOTIFY:
+                self.counters.notifies_dropped += 1
+            else:
+                self._error(session, command, seq, Status.RESOURCE_EXHAUSTED, "the gateway is full, try later")
         return left
 
     def _refuse(self, session: Session, kind: int, command: int, seq: int, route: Route | None) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from itertools import chain
 
 import grpc
 import grpc.aio
@@ -18,14 +19,17 @@ from gatecrew.v1 import gateway_pb2, gateway_pb2_grpc, worker_pb2
 from gatecrew_registry import Entry, Registration, Registry
 
 from .actions import Actions
-from .config import GatewayConfig
+from .config import GatewayConfig, parse_size
 from .counters import Counters
 from .dispatcher import Dispatcher
+from .memory import Memory
+from .net.connection import Connection
 from .net.crew import TICK_S, Crew
 from .net.dead_letters import DeadLetters
 from .net.descriptors import room_for_clients
 from .net.entrance import House
 from .net.listener import Listener
+from .net.machine import available_memory, resident_memory
 from .net.outflow import Outflow
 from .net.peers import GATEWAY_TAG, Peers
 from .net.service import GatewayService
@@ -58,6 +62,8 @@ class Gateway:
         self._sessions = SessionTable(1 + secrets.randbelow((1 << PREFIX_BITS) - 1))
         self._actions = Actions(self._sessions, self.counters, self._loop.time)
         self._outflow = Outflow()
+        limit = parse_size(config.memory_limit) if config.memory_limit else available_memory() // 2
+        self._memory = Memory(limit, resident_memory(), self._connections, self._bytes_in_flight, self.counters)
         self._dispatcher = Dispatcher(
             config, self._sessions, self.counters, self._loop.time, self._arm_linger, self._forget
         )
@@ -65,12 +71,20 @@ class Gateway:
             gateway_id=self.gateway_id, version=__version__, session_prefix=self._sessions.prefix
         )
         self._crew = Crew(
-            config, registry, Trust(config), self._hello, self._dispatcher, self._actions, self._outflow, self.counters
+            config,
+            registry,
+            Trust(config),
+            self._hello,
+            self._dispatcher,
+            self._actions,
+            self._outflow,
+            self._memory,
+            self.counters,
         )
         self._peers = Peers(registry, self.gateway_id)
         house = House(min(room_for_clients(), config.max_sessions or sys.maxsize))
         self._listeners = [
-            Listener(listener, self._dispatcher, self._sessions, self.counters, self._outflow, house)
+            Listener(listener, self._dispatcher, self._sessions, self.counters, self._outflow, self._memory, house)
             for listener in config.listeners
         ]
         self._server: grpc.aio.Server | None = None
@@ -171,11 +185,25 @@ class Gateway:
             await asyncio.sleep(TICK_S)
             now = self._loop.time()
             try:
+                self._memory.tick()
+                self._dispatcher.out_of_memory = self._memory.refuses
                 self._crew.tick(now)
                 for listener in self._listeners:
                     listener.sweep(now)
             except Exception:
                 log.exception("tick")  # a bug of ours; without the clock nothing would ever be given up
+
+    def _connections(self) -> Iterator[Connection]:
+        for listener in self._listeners:
+            yield from listener.connections
+
+    def _bytes_in_flight(self) -> int:
+        """Of packets that workers have, or shall have."""
+        links = [member.link.link for member in self._crew.members.values() if member.link is not None]
+        open_ = chain.from_iterable(chain(link.pending.values(), link.queue) for link in links if link is not None)
+        lanes = chain.from_iterable(session.all_lanes() for session in self._sessions.by_id.values())
+        waiting = chain.from_iterable(lane.waiting for lane in lanes)
+        return sum(len(packet.body) for packet in chain(open_, waiting))
 
     def _arm_linger(self, pool: Pool) -> None:
         self._loop.call_later(LINGER_S, pool.linger_passed)

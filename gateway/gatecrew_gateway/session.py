@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from sys import getrefcount
 from typing import Protocol
 
 from .codec import Kind, encode, encode_goaway
@@ -156,6 +157,14 @@ class Session:
         if self.port is not None:
             for packet in out:
                 self.port.write(packet)
+
+    @property
+    def held(self) -> int:
+        """Bytes of `out`; of a packet that several sessions have, this one's share."""
+        total = 0
+        for packet in self.out:
+            total += len(packet) // max(1, getrefcount(packet) - 2)  # without the loop's own two references
+        return total
 
     def discard(self) -> None:
         """The client has gone."""

@@ -217,6 +217,20 @@ class Connection(asyncio.Protocol):
         """Bytes for the client that the kernel has not taken yet."""
         return self._transport.get_write_buffer_size() + self.session.bulk
 
+    @property
+    def held(self) -> int:
+        """All bytes that wait here, in either direction."""
+        if self._aborted:
+            return 0
+        backlog = sum(len(packet[3]) for packet in self._backlog)
+        return self._decoder.held + backlog + self._transport.get_write_buffer_size() + self.session.held
+
+    def cut_for_memory(self) -> None:
+        self._backlog = []
+        self._decoder = Decoder()
+        self.session.discard()
+        self.abort()
+
     def postpone(self) -> None:
         if self._closing:
             self.session.discard()

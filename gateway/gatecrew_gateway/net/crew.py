@@ -18,6 +18,7 @@ from ..config import GatewayConfig
 from ..counters import Counters
 from ..deadlines import Deadlines
 from ..dispatcher import Dispatcher
+from ..memory import Memory
 from ..routing.link import LinkState
 from .member import Member
 from .outflow import Outflow
@@ -46,6 +47,7 @@ class Crew:
         dispatcher: Dispatcher,
         actions: Actions,
         outflow: Outflow,
+        memory: Memory,
         counters: Counters,
     ) -> None:
         self.trust = trust
@@ -53,6 +55,7 @@ class Crew:
         self.dispatcher = dispatcher
         self.actions = actions
         self.outflow = outflow
+        self.memory = memory
         self.counters = counters
         self.members: dict[str, Member] = {}
         self.attempts = Attempts()

@@ -14,6 +14,7 @@ log = logging.getLogger("gatecrew.gateway")
 SAY_AGAIN_S = 10.0  # one line of log in so many seconds
 
 FULL = "this listener is full, try later"
+NO_MEMORY = "the gateway is full, try later"
 TOO_MANY = "your address has too many connections, close some"
 
 
@@ -68,6 +69,8 @@ class Entrance:
         """Count it, and say so now and then."""
         if reason is TOO_MANY:
             self._counters.addresses_refused += 1
+        elif reason is NO_MEMORY:
+            self._counters.memory_refused += 1
         else:
             self._counters.sessions_refused += 1
         self._refused += 1

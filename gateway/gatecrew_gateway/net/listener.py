@@ -13,10 +13,11 @@ from ..codec import Status, encode_error, encode_goaway
 from ..config import ListenerConfig
 from ..counters import Counters
 from ..dispatcher import Dispatcher
+from ..memory import Memory
 from ..session import SessionTable
 from .acceptor import Acceptor
 from .connection import CLOSE_WITHIN_S, Connection
-from .entrance import FULL, Entrance, House, origin_of
+from .entrance import FULL, NO_MEMORY, Entrance, House, origin_of
 from .heartbeats import Heartbeats
 from .outflow import Outflow
 from .turns import Turns
@@ -42,6 +43,7 @@ class Listener:
         sessions: SessionTable,
         counters: Counters,
         outflow: Outflow,
+        memory: Memory,
         house: House,
     ) -> None:
         self.config = config
@@ -60,6 +62,8 @@ class Listener:
         self.closing: dict[Connection, float] = {}  # we have closed; when to abort
         self.address = ""
         self._sessions = sessions
+        self._memory = memory
+        self._held_back: list[tuple[socket.socket, Connection]] = []  # they came while memory was tight
         self._entrance = Entrance(config, house, counters)
         self._acceptor: Acceptor | None = None
         self._opening: set[asyncio.Task[None]] = set()
@@ -105,13 +109,20 @@ class Listener:
 
     def _accepted(self, sock: socket.socket, host: str, port: int) -> None:
         origin = origin_of(host)
-        reason = self._entrance.refusal(origin)
+        reason = NO_MEMORY if self._memory.refuses else self._entrance.refusal(origin)
         if reason and not (reason is FULL and self.heartbeats.give_place()):
             self._entrance.refused(reason, f"{host}:{port}", self.now)
             self._refuse(sock, reason)
             return
         self._entrance.entered(origin)
-        task = self.loop.create_task(self._open(sock, Connection(self, f"{host}:{port}", origin)))
+        connection = Connection(self, f"{host}:{port}", origin)
+        if self._memory.is_tight:
+            self._held_back.append((sock, connection))
+        else:
+            self._let_in(sock, connection)
+
+    def _let_in(self, sock: socket.socket, connection: Connection) -> None:
+        task = self.loop.create_task(self._open(sock, connection))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
 
@@ -174,6 +185,10 @@ class Listener:
             del self.congested[connection]
             connection.cut_as_slow()
         self._sweep_over_soft(now)
+        if self._held_back and not self._memory.is_tight:
+            held_back, self._held_back = self._held_back, []
+            for sock, connection in held_back:
+                self._let_in(sock, connection)
         for connection in [c for c in self.half_closed if not c.has_open]:
             self.half_closed.discard(connection)
             connection.close_at_once()
@@ -241,6 +256,10 @@ class Listener:
         self.stop_accepting()
         while self._refused:
             self._refused.popleft()[1].close()
+        while self._held_back:
+            sock, connection = self._held_back.pop()
+            sock.close()
+            self._entrance.left(connection.origin)
         if self._opening:
             await asyncio.wait(self._opening)
         for connection in tuple(self.connections):

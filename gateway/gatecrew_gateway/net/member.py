@@ -190,7 +190,15 @@ class Member:
         """Run a link to its end."""
         crew = self._crew
         stream = self.link = StreamLink(
-            channel, entry.service, entry.id, crew.hello, crew.dispatcher, crew.actions, crew.outflow, crew.counters
+            channel,
+            entry.service,
+            entry.id,
+            crew.hello,
+            crew.dispatcher,
+            crew.actions,
+            crew.outflow,
+            crew.memory,
+            crew.counters,
         )
         try:
             hello = await stream.open()

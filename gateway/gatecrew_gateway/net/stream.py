@@ -21,6 +21,7 @@ from gatecrew.v1.worker_pb2 import WorkerMessage
 from ..actions import SLICE, ActionError, Actions, FanOut
 from ..counters import Counters
 from ..dispatcher import Dispatcher
+from ..memory import Memory
 from ..routing.lane import Pending
 from ..routing.link import Link, LinkState
 from ..session import Session
@@ -66,6 +67,7 @@ class StreamLink:
         dispatcher: Dispatcher,
         actions: Actions,
         outflow: Outflow,
+        memory: Memory,
         counters: Counters,
     ) -> None:
         self._open: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
@@ -79,6 +81,7 @@ class StreamLink:
         self._dispatcher = dispatcher
         self._actions = actions
         self._outflow = outflow
+        self._memory = memory
         self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._call: grpc.aio.StreamStreamCall[bytes, bytes] | None = None
@@ -199,6 +202,7 @@ class StreamLink:
                     return False
                 self.heard_at = self._loop.time()
                 link.sent_when_it_spoke = link.sent
+                self._memory.took(len(data))
                 await self._take_in(link, parse(data))
         except grpc.aio.AioRpcError as error:
             code, details = error.code().name, error.details()

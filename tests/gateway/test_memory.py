@@ -1,0 +1,208 @@
+"""The bound on memory: what counts, who is refused, who is cut; and how much a process may have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gatecrew_cli.client import ReplyError
+from gatecrew_gateway import GatewayConfig
+from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, Status, decode_error, encode
+from gatecrew_gateway.config import ConfigError, parse_size
+from gatecrew_gateway.counters import Counters
+from gatecrew_gateway.memory import Memory
+from gatecrew_gateway.net.machine import available_memory, resident_memory
+from gateway.crew import Crew
+from gateway.test_gateway import House, echo, house, until  # noqa: F401  # a fixture
+
+LIMIT = 1000
+
+
+class Holder:
+    def __init__(self, process: Process, held: int) -> None:
+        self.held = held
+        self._process = process
+        process.size += held
+        process.holders.append(self)
+
+    def cut_for_memory(self) -> None:
+        self._process.size -= self.held
+        self._process.holders.remove(self)
+
+
+class Process:
+    """Of which the clients hold a part."""
+
+    def __init__(self) -> None:
+        self.size = 500
+        self.holders: list[Holder] = []
+        self.in_flight = 0
+        self.counters = Counters()
+        self.memory = Memory(LIMIT, lambda: self.size, lambda: self.holders, lambda: self.in_flight, self.counters)
+        self.memory.tick()
+
+    @property
+    def level(self) -> tuple[bool, bool]:
+        self.memory.tick()
+        return self.memory.is_tight, self.memory.refuses
+
+
+def test_the_levels() -> None:
+    process = Process()
+    assert process.level == (False, False)
+    holder = Holder(process, 790)
+    assert process.level == (False, False)
+    process.size, holder.held = 500 + 850, 850
+    assert process.level == (True, False)
+    process.size, holder.held = 500 + 940, 940
+    assert process.level == (True, True)
+    assert process.counters.memory_held_bytes == 940
+    process.size, holder.held = 500, 0
+    assert process.level == (False, False)
+    assert process.counters.memory_clients_cut == 0
+
+
+def test_the_fattest_are_cut_and_no_more_than_must_be() -> None:
+    process = Process()
+    small = [Holder(process, 100) for _ in range(5)]
+    fat = [Holder(process, size) for size in (300, 200)]
+    assert process.level == (False, False)  # 1000 were held, 700 are
+    assert process.holders == [*small, fat[1]]
+    assert process.counters.memory_clients_cut == 1
+
+
+def test_who_is_refused_does_not_wait_for_long() -> None:
+    process = Process()
+    fat = Holder(process, 930)
+    for _ in range(3):
+        assert process.level == (True, True)
+    assert process.holders == [fat]
+    for _ in range(5):
+        process.memory.tick()
+    assert process.level == (False, False)
+    assert not process.holders
+
+
+def test_packets_in_flight_count() -> None:
+    process = Process()
+    process.size += 920
+    assert process.level == (False, False)  # nobody holds it
+    process.in_flight = 920
+    assert process.level == (True, True)
+
+
+def test_what_many_share_counts_once() -> None:
+    """All hold the same push: the process has not grown by what adding up finds."""
+    process = Process()
+    for _ in range(100):
+        Holder(process, 100)
+    process.size = 500 + 600
+    assert process.level == (False, False)
+
+
+def test_what_comes_between_two_ticks_is_seen() -> None:
+    process = Process()
+    Holder(process, 940)
+    process.memory.took(10)
+    assert not process.memory.refuses
+    process.memory.took(20)
+    assert process.memory.refuses
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "4096\n"}, 4096),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "max\n"}, None),
+        (
+            {
+                "proc/self/cgroup": "5:cpu:/x\n4:memory:/a/b\n0::/\n",
+                "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "9000\n",
+                "sys/fs/cgroup/memory/a/b/memory.limit_in_bytes": "8192\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            },
+            8192,
+        ),
+        ({"proc/self/cgroup": "4:memory:/docker/1f\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "5000\n"}, 5000),
+        ({"proc/self/cgroup": "0::/../../x\n", "sys/fs/cgroup/memory.max": "6000\n"}, 6000),
+        ({}, None),
+    ],
+    ids=["v2", "v2 unlimited", "v1, the least", "v1 in a container", "v2 in a container", "none"],
+)
+def test_the_least_limit_of_the_control_groups_counts(tmp_path: Path, files: dict[str, str], limit: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    machine = available_memory(tmp_path / "nothing")
+    assert available_memory(tmp_path) == (machine if limit is None else limit)
+
+
+def test_the_size_of_this_process_is_known() -> None:
+    size = resident_memory()()
+    assert size is None or 1 << 20 < size < 1 << 40
+
+
+def test_sizes() -> None:
+    assert [parse_size(each) for each in (5, "5", "2KiB", "256MiB", "3 GiB")] == [5, 5, 2048, 256 << 20, 3 << 30]
+    with pytest.raises(ConfigError, match="such as 256MiB"):
+        GatewayConfig(memory_limit="256MB")
+    with pytest.raises(ConfigError, match="must be from"):
+        GatewayConfig(memory_limit=5)
+
+
+def test_a_packet_that_many_have_counts_once() -> None:
+    crew = Crew()
+    sessions = [crew.client().session for _ in range(10)]
+    packets = [bytes(1000) + bytes([number]) for number in range(20)]
+    for session in sessions:
+        session.out += packets
+    del packets
+    assert sum(session.held for session in sessions) == pytest.approx(20 * 1000, rel=0.01)
+    sessions[0].out.append(bytes(5000))
+    assert max(sessions, key=lambda each: each.held) is sessions[0]
+    assert 6900 <= sessions[0].held <= 7100
+
+
+async def test_a_full_gateway_refuses_packets_and_clients_and_recovers(house: House) -> None:  # noqa: F811
+    await house.worker(echo())
+    gateway = await house.gateway(memory_limit="1MiB")
+    here = await house.client(gateway)
+    assert await here.request(1, b"fine") == b"fine"
+    held = 0
+    gateway._memory._growth = lambda: held  # type: ignore[method-assign]
+    gateway._memory._in_flight = lambda: held
+    held = 930 << 10
+    gateway._memory.tick()
+    await until(lambda: gateway._dispatcher.out_of_memory)
+    with pytest.raises(ReplyError, match="the gateway is full") as refused:
+        await here.request(1, b"more")
+    assert refused.value.status == Status.RESOURCE_EXHAUSTED
+    reader, _ = await house.socket(gateway)
+    [(kind, _, _, body)], _ = Decoder(1 << 20, allowed=FROM_GATEWAY).decode(await reader.read())
+    assert (kind, decode_error(body)[0]) == (Kind.ERROR, Status.RESOURCE_EXHAUSTED)
+    assert gateway.counters.memory_refused == 2
+    held = 0
+    await until(lambda: not gateway._dispatcher.out_of_memory)
+    assert await here.request(1, b"again") == b"again"
+
+
+async def test_nobody_new_is_read_while_memory_is_tight(house: House) -> None:  # noqa: F811
+    await house.worker(echo())
+    gateway = await house.gateway(memory_limit="1MiB")
+    here = await house.client(gateway)
+    held = 850 << 10
+    gateway._memory._growth = lambda: held  # type: ignore[method-assign]
+    gateway._memory._in_flight = lambda: held
+    gateway._memory.tick()
+    asked = gateway.counters.requests
+    waiting = encode(Kind.REQUEST, 1, 1, b"")
+    reader, writer = await house.socket(gateway)
+    writer.write(waiting)
+    [listener] = gateway._listeners
+    await until(lambda: len(listener._held_back) == 1)
+    for _ in range(20):
+        assert await here.request(1, b"served") == b"served"
+    assert gateway.counters.requests == asked + 20
+    held = 0
+    assert await reader.readexactly(len(waiting))
