@@ -21,7 +21,7 @@ from gatecrew.v1 import worker_pb2
 from gatecrew_cli.client import ReplyError
 from gatecrew_gateway import Gateway
 from gatecrew_gateway.codec import Status
-from gatecrew_gateway.net import retry
+from gatecrew_gateway.net import retry, stream
 from gatecrew_registry import Entry
 from gatecrew_worker import Request, Worker
 from gateway.test_gateway import PATIENCE_S, House, Waits, echo, house_of, ready_links, until
@@ -311,6 +311,26 @@ async def test_maintenance_drains_a_worker_and_its_end_brings_it_back(house: Hou
         await until(lambda each=each: ready_links(each) == 2)  # type: ignore[misc]
         assert await answers(house, each) == {b"first", b"second"}
         assert each.counters.redelivered == each.counters.errors == each.counters.workers_frozen == 0
+
+
+async def test_a_worker_that_does_not_end_its_stream_is_let_go(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is open with it, so its silence is no failure."""
+    monkeypatch.setattr(stream, "END_WITHIN_S", 0.3)
+
+    async def link(requests: Any, context: Any) -> None:
+        hello = worker_pb2.WorkerHello(service="echo", incarnation="x")
+        await context.write(worker_pb2.WorkerMessage(hello=hello).SerializeToString())
+        await asyncio.Event().wait()
+
+    _, port = await serve(house, {"Link": link})
+    entry = await register(house, port)
+    gateway = await house.gateway()
+    await maintain(house, entry.id, True)
+    await until(lambda: gateway.counters.links_lost == 1)
+    assert gateway.counters.workers_frozen == 0
+    assert not lines(caplog, "silent")
 
 
 async def test_maintenance_drains_a_worker_without_link(house: House) -> None:
