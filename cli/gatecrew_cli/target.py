@@ -23,6 +23,9 @@ def load_worker(target: str) -> Worker:
     module_name, colon, path = target.partition(":")
     if not colon or not module_name or not path:
         raise UserError(f"{target!r} is not module:object, such as chat:worker for `worker` in chat.py")
+    if module_name.endswith(".py"):
+        meant = ".".join(Path(module_name).with_suffix("").parts)
+        raise UserError(f"{target}: give the module, not its file: did you mean {meant}:{path}?")
     sys.path.insert(0, os.getcwd())
     try:
         found: object = import_module(module_name)

@@ -37,6 +37,7 @@ from .outlet import Lost, Outlet
 from .program import Handler, Program
 from .request import Request
 from .session import Session
+from .slow import Slow
 from .status import Status, StatusError
 from .threads import Threads
 from .waiters import Waiters
@@ -69,8 +70,9 @@ class Shared:
         self.context = contextvars.copy_context()  # every handler starts in a copy of it
         self.log = LimitedLog(logging.getLogger("gatecrew.worker"))
         self.draining = False
-        self.watch = Watch(HANDLERS_RUN_IN)
         self.dispatchers: set[Dispatcher] = set()  # those whose link lives or whose handlers still run
+        self.slow = Slow(self.dispatchers, threads)
+        self.watch = Watch(HANDLERS_RUN_IN, self.slow.look)
 
 
 class _Pause(Enum):
@@ -382,11 +384,15 @@ class Dispatcher:
             lane.withdraw(unbegun)
         self._in_doubt = [job for job in self._in_doubt if job not in unbegun]
         unbegun |= self._shared.threads.withdraw({job for job in jobs if job.in_thread})
+        now = time.monotonic()
         for job in jobs:
             if job in unbegun:
                 del self.open[job]
                 self._drop(job)
-            elif job.carrier is not None:
+                continue
+            if now > job.request.deadline:
+                self._shared.slow.outlived(job)
+            if job.carrier is not None:
                 job.carrier.cancel()
         for job in jobs:
             # A worker that does one thing at a time waits for the end of a handler, whatever that does.

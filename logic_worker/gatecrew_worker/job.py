@@ -67,3 +67,6 @@ class Job:
     def settle(self, result: Any, error: BaseException | None) -> None:
         """The handler has ended that did not end in place; on the loop."""
         self.dispatcher.finish(self, result, error)
+
+    def __str__(self) -> str:
+        return f"{self.handler.name}(), {self.request.what}"

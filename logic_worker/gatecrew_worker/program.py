@@ -31,7 +31,7 @@ class Handler:
         self, function: RequestHandler | SessionHandler, call: Callable[[Request], Any], concurrent: bool
     ) -> None:
         self.call = call
-        self.name: str = getattr(function, "__name__", type(function).__name__)
+        self.name = name_of(function)
         self.threaded = not _is_coroutine_function(function)
         self.concurrent = concurrent
 
@@ -45,8 +45,11 @@ class Program:
         self.events: dict[int, Handler] = {}
 
     def add(self, commands: Iterable[int], function: RequestHandler, concurrent: bool) -> None:
+        _check_call(function, "request")
         handler = Handler(function, function, concurrent)
         for command in commands:
+            if not isinstance(command, int):
+                raise TypeError(f"a command is a number, not {command!r}")
             if not 0 <= command <= MAX_COMMAND:
                 raise ValueError(f"a command is 0 to {MAX_COMMAND}, not {command}")
             if command in self.by_command:
@@ -56,11 +59,13 @@ class Program:
     def add_any(self, function: RequestHandler) -> None:
         if self.any is not None:
             raise ValueError("there is a handler for every other command already")
+        _check_call(function, "request")
         self.any = Handler(function, function, False)
 
     def add_event(self, kind: worker_pb2.Kind.ValueType, function: SessionHandler) -> None:
         if kind in self.events:
             raise ValueError(f"{worker_pb2.Kind.Name(kind)} has a handler already")
+        _check_call(function, "session")
         self.events[kind] = Handler(function, lambda request: function(request.session), False)
 
     @property
@@ -90,6 +95,32 @@ def commands_text(commands: list[int], limit: int) -> str:
             runs.append([command, command])
     text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
     return text if text and len(text) <= limit else "*"
+
+
+def name_of(function: object) -> str:
+    """Of a handler, for people."""
+    name: str = getattr(function, "__name__", type(function).__name__)
+    return name
+
+
+def _check_call(function: Any, argument: str) -> None:
+    """Find out now, not when the first client comes, that it can't be called with one argument.
+
+    Raises:
+        TypeError: it can't.
+    """
+    if not callable(function):
+        raise TypeError(f"a handler is a function, not {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of some that are written in C
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        name = name_of(function)
+        text = f"{name}{signature} can't be called with the {argument}: write {name}({argument})"
+        raise TypeError(text) from None
 
 
 def _is_coroutine_function(function: Any) -> bool:

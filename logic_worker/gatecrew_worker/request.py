@@ -91,5 +91,12 @@ class Request:
         """
         return hasattr(self, "_cancelled") or time.monotonic() > self.deadline
 
+    @property
+    def what(self) -> str:
+        """`command 102, request 1000000001-7`, for people; what a session event has is its kind."""
+        kind = self._wire.kind
+        name = f"command {self.command}" if kind <= worker_pb2.KIND_NOTIFY else worker_pb2.Kind.Name(kind)
+        return f"{name}, request {self.idempotency_key}"
+
     def __repr__(self) -> str:
         return f"<Request {self.idempotency_key} command={self.command} attempt={self.attempt} {len(self.body)} bytes>"

@@ -201,7 +201,9 @@ async def serving(
     server = Serving(worker, drain_s, tls)
     try:
         await server.start(host, port, registry, advertise_host)
-        log.info("worker of %s listens on %s", worker.service, server.address)
+        log.info("worker of %s listens on %s, threads=%d", worker.service, server.address, worker.threads)
+        if worker._program.serves_nothing and not worker._program.events:
+            log.warning("worker of %s has no handlers: it can only push", worker.service)
         yield server
     finally:
         await server.drain()

@@ -20,15 +20,20 @@ class Threads:
     """
 
     def __init__(self, size: int, mailbox: Mailbox) -> None:
-        self._size = size
+        self.size = size
         self._mailbox = mailbox
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._started = 0
         self._idle = 0  # threads less jobs: below 0, more threads would help
 
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a thread."""
+        return max(0, -self._idle)
+
     def submit(self, job: Job) -> None:
         """`call` it in a thread, then `settle` it on the loop. Only from the loop."""
-        if self._idle <= 0 and self._started < self._size:
+        if self._idle <= 0 and self._started < self.size:
             self._started += 1
             self._idle += 1
             threading.Thread(target=self._work, name=f"handler-{self._started}", daemon=True).start()
@@ -55,7 +60,7 @@ class Threads:
         """Let the threads end when they have done what was submitted."""
         for _ in range(self._started):
             self._jobs.put(None)
-        self._started = self._size  # no new ones
+        self._started = self.size  # no new ones
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
-from gatecrew.v1 import worker_pb2
-
 from .program import Handler
 from .request import Request
 
@@ -38,10 +36,12 @@ class Watch:
 
     Args:
         finders: the functions in which handlers run, by their code.
+        look: called on the loop EVERY_S.
     """
 
-    def __init__(self, finders: dict[CodeType, Finder]) -> None:
+    def __init__(self, finders: dict[CodeType, Finder], look: Callable[[], None]) -> None:
         self._finders = finders
+        self._look = look
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._beat_at = -math.inf  # monotonic seconds, as all times here
@@ -73,6 +73,7 @@ class Watch:
             self._stood_s = gap_s
         self._beat_at = now
         self._timer = self._loop.call_later(EVERY_S, self._beat)
+        self._look()
 
     # In the thread.
 
@@ -103,8 +104,6 @@ class Watch:
             found = None if finder is None else finder(frame.f_locals)
             if found is not None:
                 request, handler = found
-                kind = request._wire.kind
-                what = f"command {request.command}" if kind < 2 else worker_pb2.Kind.Name(kind)
-                return f" in {handler.name}(), {what}, request {request.idempotency_key}"
+                return f" in {handler.name}(), {request.what}"
             frame = frame.f_back
         return ""

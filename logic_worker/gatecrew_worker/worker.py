@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import difflib
+import inspect
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from gatecrew.v1 import gateway_pb2, worker_pb2
 from gatecrew_registry import Registry, RegistrySettings
 
 from .answer import Answer
 from .links import Counters, Links
-from .program import Program, RequestHandler, SessionHandler
+from .program import Program, RequestHandler, SessionHandler, name_of
 from .sent import Sent
 from .serving import Serving, serve, serving
 from .session import Session, SessionInfo, SessionName
@@ -24,13 +25,17 @@ AnyRequestHandler = TypeVar("AnyRequestHandler", bound=RequestHandler)
 AnySessionHandler = TypeVar("AnySessionHandler", bound=SessionHandler)
 
 
+DEFAULT_THREADS = 32  # started one by one when there is work for them; 40 KiB each
+
+
 class Worker:
     """One program that offers one service.
 
     Args:
         service: the name that its workers share.
         max_in_flight: unanswered requests at once, for each gateway; what comes above is given back.
-        threads: how many plain `def` handlers run at once; by default the CPUs and 4, at most 32.
+        threads: how many plain `def` handlers run at once. Those that wait for something else, a database, may be
+            hundreds; those that compute share one CPU, and slow down the loop when they are many.
         one_at_a_time: never two handlers at once, and plain `def` handlers in one thread, always the same.
         version: of your program, for people.
 
@@ -44,6 +49,20 @@ class Worker:
 
         worker.run(port=7101)
     """
+
+    def __new__(cls, *_: object, **options: object) -> Self:
+        """Say which option a misspelt one was meant to be.
+
+        Raises:
+            TypeError: there is no such option.
+        """
+        known = inspect.signature(cls.__init__).parameters
+        for option in options:
+            if option not in known and not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+                close = difflib.get_close_matches(option, known, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join([*known][1:])}"
+                raise TypeError(f"{cls.__name__} has no option {option!r}{hint}")
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -62,7 +81,7 @@ class Worker:
             raise ValueError(f"threads must be at least 1, not {threads}")
         self.service = service
         self.max_in_flight = max_in_flight
-        self.threads = 1 if one_at_a_time else threads or min(32, (os.cpu_count() or 1) + 4)
+        self.threads = 1 if one_at_a_time else threads or DEFAULT_THREADS
         self.one_at_a_time = one_at_a_time
         self.version = version
         self.incarnation = secrets.token_hex(8)  # tells this life of the process from its last one
@@ -86,6 +105,7 @@ class Worker:
 
         Raises:
             ValueError: a command has a handler already, or is not 0 to 65535.
+            TypeError: a command is no number, or the handler can't be called with a request.
 
         Example:
             @worker.on(1, range(10, 20))
@@ -93,6 +113,9 @@ class Worker:
         """
         if concurrent and self.one_at_a_time:
             raise ValueError("a worker that does one thing at a time has no concurrent handlers")
+        for each in commands:
+            if callable(each):
+                raise TypeError(f"on() needs commands: write @worker.on(1) above {name_of(each)}(), or @worker.on_any")
         numbers = [number for each in commands for number in ((each,) if isinstance(each, int) else each)]
         if not numbers:
             raise ValueError("a handler needs at least one command; on_any takes every other command")
@@ -108,6 +131,7 @@ class Worker:
 
         Raises:
             ValueError: there is one already.
+            TypeError: the handler can't be called so.
         """
         self._program.add_any(function)
         return function
@@ -117,6 +141,7 @@ class Worker:
 
         Raises:
             ValueError: there is one already.
+            TypeError: the handler can't be called so.
 
         Example:
             @worker.on_open
@@ -131,6 +156,7 @@ class Worker:
 
         Raises:
             ValueError: there is one already.
+            TypeError: the handler can't be called so.
         """
         self._program.add_event(worker_pb2.KIND_CLOSE, function)
         return function

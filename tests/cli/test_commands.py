@@ -385,6 +385,8 @@ BAD = {
     "worker chat": "'chat' is not module:object, such as chat:worker for `worker` in chat.py",
     "worker nowhere:worker": "nowhere:worker: no module 'nowhere' in ",
     "worker nowhere.deeper:worker": "nowhere.deeper:worker: no module 'nowhere' in ",
+    "worker chat.py:worker": "chat.py:worker: give the module, not its file: did you mean chat:worker?",
+    "worker ./a/chat.py:worker": "./a/chat.py:worker: give the module, not its file: did you mean a.chat:worker?",
     "worker json:worker": "json:worker: module 'json' has no 'worker'",
     "worker chat:worker --listen 192.0.2.1:1": "cannot listen on 192.0.2.1:1: ",
     "registry --listen 192.0.2.1:1": "registry: 192.0.2.1:1: Cannot assign requested address; choose ",

@@ -1,6 +1,8 @@
 """Handlers as the requests of a link meet them: order, errors, threads, limits."""
 
 import asyncio
+import functools
+import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable
@@ -8,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from gatecrew_worker import Request, Session, Status, StatusError, Worker
+from gatecrew_worker import Request, Session, Status, StatusError, Worker, deduplicate
 
 from .gateway_end import GatewayEnd, linked
 
@@ -257,7 +259,9 @@ async def test_handler_that_takes_something_else() -> None:
     async def wrong() -> bytes:
         return b""
 
-    worker.on(1)(cast("Any", wrong))
+    handler = cast("Any", wrong)
+    handler.__signature__ = inspect.signature(lambda request: None)  # as some decorators lie
+    worker.on(1)(handler)
 
     async with linked(worker) as (gateway, _):
         for _ in range(2):
@@ -492,6 +496,82 @@ def test_worker_arguments_are_checked() -> None:
     for arguments in ({"service": ""}, {"max_in_flight": 0}, {"threads": 0}):
         with pytest.raises(ValueError, match="must be at least|needs"):
             Worker(**{"service": "x"} | arguments)
+
+
+def test_misspelt_option_is_named() -> None:
+    with pytest.raises(TypeError, match=r"Worker has no option 'max_inflight'; did you mean 'max_in_flight'\?"):
+        Worker("x", max_inflight=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Worker has no option 'colour'; there are: service, max_in_flight"):
+        Worker("x", colour="red")  # type: ignore[call-arg]
+
+    class Own(Worker):
+        def __init__(self, colour: str, **options: Any) -> None:
+            super().__init__("own", **options)
+
+    assert Own(colour="red", threads=3).threads == 3
+
+
+def test_on_without_its_commands() -> None:
+    worker = Worker("commands")
+
+    async def say(request: Request) -> None: ...
+
+    with pytest.raises(TypeError, match=r"on\(\) needs commands: write @worker.on\(1\) above say\(\)"):
+        worker.on(say)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a command is a number, not '1'"):
+        worker.on("1")(say)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a handler is a function, not 5"):
+        worker.on(1)(5)  # type: ignore[type-var]
+
+
+def test_handler_that_cannot_be_called_with_its_request() -> None:
+    worker = Worker("signature")
+
+    async def nothing() -> None: ...
+
+    def two(request: Request, more: int) -> None: ...
+
+    def named_only(*, request: Request) -> None: ...
+
+    class Handler:
+        def method(self, request: Request) -> None: ...
+
+    for handler in (nothing, two, named_only, Handler.method):
+        with pytest.raises(TypeError, match=r"can't be called with the request: write \w+\(request\)"):
+            worker.on(1)(handler)  # type: ignore[type-var]
+        with pytest.raises(TypeError, match="the request"):
+            worker.on_any(handler)  # type: ignore[type-var]
+        for hang in (worker.on_open, worker.on_close):
+            with pytest.raises(TypeError, match="the session"):
+                hang(handler)  # type: ignore[type-var]
+
+    def defaults(request: Request, more: int = 0, *rest: int, **options: int) -> None: ...
+
+    worker.on(1)(defaults)
+    worker.on(2)(Handler().method)
+    worker.on(3)(functools.partial(two, more=1))
+    worker.on(4)(deduplicate()(defaults))
+
+
+async def test_worker_without_handlers_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async with Worker("mute").serving():
+        assert "worker of mute has no handlers: it can only push" in caplog.text
+    caplog.clear()
+    hears = Worker("hears")
+
+    @hears.on_open
+    async def opened(session: Session) -> None: ...
+
+    async with hears.serving():
+        assert "no handlers" not in caplog.text
+
+
+async def test_threads_are_many_and_shown(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert Worker("x").threads >= 32
+    assert Worker("x", one_at_a_time=True).threads == 1
+    async with Worker("x", threads=7).serving():
+        assert "threads=7" in caplog.text
 
 
 async def test_objects_with_an_async_call_are_handlers() -> None:
