@@ -1,6 +1,7 @@
 """Handlers as the requests of a link meet them: order, errors, threads, limits."""
 
 import asyncio
+import copy
 import functools
 import inspect
 import logging
@@ -158,7 +159,7 @@ def raising(request: pytest.FixtureRequest) -> Callable[[BaseException], Worker]
             raise error
 
         def thread(request: Request) -> bytes:
-            raise error
+            raise copy.copy(error)  # one object in many threads gathers all their tracebacks: seconds to log
 
         handlers: dict[str, Any] = {"in place": in_place, "suspended": suspended, "thread": thread}
         worker.on(1)(handlers[request.param])
