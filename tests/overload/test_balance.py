@@ -60,6 +60,7 @@ async def test_a_steady_stream_is_shared(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.row(12)
 async def test_a_worker_ten_times_slower_gets_less_and_harms_only_what_it_has(
     kind: str, cluster_of: Callable[..., Cluster], measured: Callable[[str], None]
 ) -> None:

@@ -21,6 +21,7 @@ def per_second(answers: list[Answer], since: float, seconds: float) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.row(13)
 async def test_twice_as_much_as_can_be_done(
     kind: str, cluster_of: Callable[..., Cluster], measured: Callable[[str], None]
 ) -> None:
