@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from . import memory, report
+from . import memory, report, slow_work
 from .language import program
 from .systems import LANGUAGES, SYSTEMS, running
 
@@ -71,6 +71,8 @@ def main() -> None:
         for system, by_shape in details.items()
     }
     found = report.floors(samples, median(session_kib) if session_kib else None) + report.of_languages(samples)
+    if any(system.key == "gatecrew3" for system in chosen):
+        found += slow_work.measure()
     print(report.table(samples, {system.key: system.title for system in chosen}, shapes))
     print()
     print(report.verdicts(found))
