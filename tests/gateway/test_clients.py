@@ -359,29 +359,3 @@ async def test_nothing_of_those_who_left_is_kept(house: House) -> None:
     tables = (listener.connections, listener.unfinished, listener.congested, listener.half_closed, listener.closing)
     assert [len(table) for table in tables] == [0] * 5
     assert (len(listener.heartbeats), len(listener.turns), len(listener._entrance)) == (0, 0, 0)
-
-
-async def test_a_drain_is_spread_and_clients_come_back_at_different_times(house: House) -> None:
-    """Of more than 100: else all of them would come to the next gateway in one moment."""
-    worker = Worker("idle")
-    await house.worker(worker)
-    gateway = await house.gateway(drain_s=4)
-    clients = [await house.client(gateway) for _ in range(150)]
-    await until(lambda: len(gateway._sessions) == 150)
-    began = time.monotonic()
-    told: list[float] = []
-
-    async def hear(client: Client) -> None:
-        await until(lambda: client.goaway is not None)
-        told.append(time.monotonic() - began)
-
-    hearing = asyncio.gather(*map(hear, clients))
-    await gateway.drain()
-    await hearing
-    told.sort()
-    assert told[75] - told[0] >= 0.5, "half of them in half of two seconds"
-    assert told[-1] - told[0] >= 1
-    assert max(Counter(int(at * 4) for at in told).values()) < 100, "no crowd in any quarter of a second"
-    after = {client.goaway.reconnect_after_ms for client in clients if client.goaway is not None}
-    assert len(after) > 20
-    assert max(after) - min(after) >= 300

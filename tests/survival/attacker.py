@@ -9,6 +9,7 @@ SIGTERM. KIND is one of ATTACKS. `spin` is the control: as busy as the others, a
 from __future__ import annotations
 
 import itertools
+import resource
 import select
 import signal
 import socket
@@ -77,10 +78,12 @@ def connects(address: str, per_s: int) -> Iterator[int]:
 
 def silent(address: str, count: int) -> Iterator[int]:
     """So many silent connections at once."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     kept = [connect(address) for _ in range(count)]
     while True:
-        time.sleep(0.1)
         yield len(kept)
+        time.sleep(0.1)
 
 
 def deaf(address: str, count: int) -> Iterator[int]:
