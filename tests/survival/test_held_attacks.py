@@ -60,7 +60,7 @@ def assert_unharmed(control: Phase, attacked: Phase) -> None:
         ("empty requests", 0, "requests"),
         ("refused requests", 0, "errors"),
         ("wire errors", 0, "wire_errors"),
-        ("deaf", 50, "slow_clients_cut"),
+        ("deaf", 20, "slow_clients_cut"),
         ("connects", 33, "sessions_opened"),
         ("connects", 100, "sessions_opened"),
     ],
@@ -90,11 +90,9 @@ def test_bystanders_feel_nothing(
         measured(f"attacked: {attacked}; control: {control}; {attacker.lines[-1]}")
         eventually(lambda: sessions(gateway) == 10, "all of the attacker are gone")
         eventually(lambda: descriptors(gateway) <= open_before + 1, "the descriptors are back")
-        grown = gateway.memory() - memory
-        measured(f"memory grew by {grown / MIB:.1f} MiB")
+        eventually(lambda: gateway.memory() - memory < 32 * MIB, "the memory is back")
     assert_unharmed(control, attacked)
     assert gateway.counter(counter) > counted
-    assert grown < 32 * MIB
 
 
 def test_ten_thousand_who_say_nothing(

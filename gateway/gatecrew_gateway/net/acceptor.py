@@ -13,7 +13,7 @@ from ..counters import Counters
 
 log = logging.getLogger("gatecrew.gateway")
 
-ACCEPTS_PER_TURN = 32
+ACCEPTS_PER_TURN = 8
 PAUSE_S = 0.05  # when those of this second are used up
 NO_DESCRIPTOR_PAUSE_S = 1.0
 

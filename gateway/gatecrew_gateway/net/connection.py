@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from ..codec import Decoder, Kind, Status, WireError, encode, encode_error
 from ..dispatcher import Received
 from ..session import Session
-from .turns import LONG_READ_BYTES, SLICE_PACKETS
+from .turns import LONG_READ_BYTES, PACKET_BYTES, SLICE_PACKETS
 
 if TYPE_CHECKING:
     from .listener import Listener
@@ -32,6 +32,7 @@ class Connection(asyncio.Protocol):
         "_behind",
         "_closing",
         "_congested_s",
+        "_cost",
         "_decoder",
         "_handing_over",
         "_listener",
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
         self.is_pouring = False  # see Outflow
         self._aborted = False
         self._waits = False  # for a turn
+        self._cost = 1  # of that turn, besides its packets
         self._throttled = False  # too many pings
 
     # From the event loop.
@@ -104,6 +106,7 @@ class Connection(asyncio.Protocol):
         else:
             self._take(packets, error)
         if len(data) >= LONG_READ_BYTES:
+            self._cost = len(data) // PACKET_BYTES
             self._wait_turn()
 
     def eof_received(self) -> bool:
@@ -196,17 +199,21 @@ class Connection(asyncio.Protocol):
         if not (self._waits or self._closing):
             self._waits = True
             self._transport.pause_reading()
-            self._listener.turns.wait(self)
+            if self._decoder.has_more and not self.session.in_flight:
+                self._listener.turns.rest(self)  # all of it was refused, or answered at once
+            else:
+                self._listener.turns.wait(self)
 
     def take_turn(self) -> int:
         """Take the next slice of what came; returns what it cost, in packets."""
         self._waits = False
+        cost, self._cost = self._cost, 1
         if self._is_held:
-            return 0
+            return 1
         packets, error = self._decoder.decode(b"")
         self._take(packets, error)
         self._go_on()
-        return len(packets) + 1
+        return len(packets) + cost
 
     @property
     def _is_held(self) -> bool:

@@ -6,7 +6,9 @@ An idle client costs nothing between its checks: it waits in the slot of the tim
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..config import ListenerConfig
@@ -18,18 +20,22 @@ if TYPE_CHECKING:
 SLOT_S = 0.1
 STALL_S = 0.5  # a sweep so late says that we stood still, and may have heard nobody
 FORGIVEN_S = 1.0  # after that, nobody is called silent
+CHECKS_PER_TURN = 16  # of the event loop: many came in one moment, and are due in one
 FLOOD_SECONDS = 2  # in a row with too many pings, then the client is disconnected
 
 
 class Heartbeats:
     """`now` everywhere: the loop's clock, in seconds."""
 
-    def __init__(self, config: ListenerConfig, counters: Counters, now: float) -> None:
+    def __init__(self, config: ListenerConfig, counters: Counters, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
         self._first_s = config.first_packet_timeout_s or config.idle_timeout_s
         self._idle_s = config.idle_timeout_s
         self._most = config.max_pings_per_s or sys.maxsize
         self._counters = counters
         self._due: dict[int, dict[Connection, None]] = {}  # by the number of the slot
+        self._ripe: dict[Connection, None] = {}  # to be checked now
+        self._loop = loop
         self._swept_at = now
         self._forgiven_until = 0.0
         self._mute: dict[Connection, None] = {}  # did not even answer our ping yet, the oldest first
@@ -39,7 +45,9 @@ class Heartbeats:
 
     def __len__(self) -> int:
         """Of all tables."""
-        return len(self._mute) + len(self._pings) + len(self._floods) + sum(map(len, self._due.values()))
+        return (
+            len(self._ripe) + len(self._mute) + len(self._pings) + len(self._floods) + sum(map(len, self._due.values()))
+        )
 
     def opened(self, connection: Connection, now: float) -> None:
         if self._first_s:
@@ -49,6 +57,7 @@ class Heartbeats:
         slot = self._due.get(connection.slot)
         if slot is not None:
             slot.pop(connection, None)
+        self._ripe.pop(connection, None)
         self._mute.pop(connection, None)
         self._pings.pop(connection, None)
         self._floods.pop(connection, None)
@@ -76,10 +85,19 @@ class Heartbeats:
         if now - before > SLOT_S + STALL_S:
             self._forgiven_until = now + FORGIVEN_S
         for number in range(int(before / SLOT_S), int(now / SLOT_S)):
-            for connection in self._due.pop(number, ()):
-                self._check(connection, now)
+            if number in self._due:
+                if not self._ripe:
+                    self._loop.call_soon(self._check_ripe)
+                self._ripe.update(self._due.pop(number))
         if now - self._second_began >= 1:
             self._count_floods(now)
+
+    def _check_ripe(self) -> None:
+        for connection in tuple(islice(self._ripe, CHECKS_PER_TURN)):
+            del self._ripe[connection]
+            self._check(connection, self._swept_at)
+        if self._ripe:
+            self._loop.call_soon(self._check_ripe)
 
     def _check(self, connection: Connection, now: float) -> None:
         heard_at = connection.heard_at

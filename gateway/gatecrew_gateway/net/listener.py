@@ -53,7 +53,7 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time()  # of the last tick
         self.turns = Turns(self.loop)
-        self.heartbeats = Heartbeats(config, counters, self.now)
+        self.heartbeats = Heartbeats(config, counters, self.loop)
         self.connections: set[Connection] = set()
         self.unfinished: dict[Connection, float] = {}  # since when a packet has been half here
         self.congested: dict[Connection, float] = {}  # since when the client has not kept up with what we write

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .connection import Connection
 
-SLICE_PACKETS = 256  # of one read, and of one connection in a turn
-TURN_PACKETS = 512  # of all connections that wait, in one turn: about a millisecond
+SLICE_PACKETS = 64  # of one read, and of one connection in a turn
+TURN_PACKETS = 128  # of all connections that wait, in one turn: less than a millisecond
 LONG_READ_BYTES = 64 * 1024  # who delivers so much at once is not read again in this turn; libuv would, 32 times
+PACKET_BYTES = 1024  # of a long read, cost as much as a packet
+REST_S = 0.005  # before the next slice of a client of whose last one nothing went to a worker
 
 
 class Turns:
@@ -29,6 +31,10 @@ class Turns:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def rest(self, connection: Connection) -> None:
+        """As `wait`, after a rest."""
+        self._loop.call_later(REST_S, self.wait, connection)
 
     def wait(self, connection: Connection) -> None:
         """`connection.take_turn` is called in a later turn of the loop."""
