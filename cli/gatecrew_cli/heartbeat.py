@@ -9,25 +9,34 @@ import contextlib
 import faulthandler
 import os
 import signal
+from collections.abc import Callable
 
 VARIABLE = "GATECREW_HEARTBEAT_FD"  # tells the child which descriptor it has inherited
 BEAT_S = 0.5
 
 
-def begin(loop: asyncio.AbstractEventLoop) -> None:
-    """Beat on this loop for as long as it runs, if a parent listens; and tell all stacks when it sends SIGUSR1."""
+ENDED = b"e"  # the loop has done its work: no more beats will come
+
+
+def begin(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    """Beat on this loop for as long as it runs, if a parent listens; and tell all stacks when it sends SIGUSR1. Returns
+    what to call when the loop has ended."""
     descriptor = os.environ.pop(VARIABLE, None)  # not for what this process starts
     if descriptor is None:
-        return
+        return lambda: None
     pipe = int(descriptor)
     os.set_inheritable(pipe, False)
     os.set_blocking(pipe, False)
     if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:  # else the user's module has a use of its own for it
         faulthandler.register(signal.SIGUSR1, all_threads=True)
 
-    def beat() -> None:
+    def write(what: bytes) -> None:
         with contextlib.suppress(OSError):  # full: the parent stands still, and has beats enough to read
-            os.write(pipe, b".")
+            os.write(pipe, what)
+
+    def beat() -> None:
+        write(b".")
         loop.call_later(BEAT_S, beat)
 
     loop.call_soon(beat)
+    return lambda: write(ENDED)

@@ -28,8 +28,11 @@ def _factory(choice: Choice) -> Callable[[], asyncio.AbstractEventLoop] | None:
 def run(main: Coroutine[Any, Any, T], choice: Choice = "auto") -> T:
     """Run to the end on the loop of that name; `auto` is uvloop where there is one."""
     with asyncio.Runner(loop_factory=_factory(choice)) as runner:
-        heartbeat.begin(runner.get_loop())
-        return runner.run(main)
+        ended = heartbeat.begin(runner.get_loop())
+        try:
+            return runner.run(main)
+        finally:
+            ended()
 
 
 def stop_requested(on_second: Callable[[], None] = lambda: None) -> asyncio.Event:

@@ -12,6 +12,7 @@ from .life import Life
 from .silence import TICK_S, Silence
 
 GATEWAY_S = 4.0  # of a gateway's silence, at most: all its clients wait
+ENDING_S = 10.0  # at least, for a child whose loop has ended to end itself
 STACKS_S = 2.0  # at most, for a child to write its stacks
 QUIET_S = 0.3  # without a line: it has written them
 
@@ -43,8 +44,10 @@ class Pulse:
         silence = Silence(limit_s)
 
         def beats() -> None:
-            if os.read(self._read_end, 4096):
+            if read := os.read(self._read_end, 4096):
                 silence.heard()
+                if heartbeat.ENDED in read:
+                    silence.limit_s = max(limit_s, ENDING_S)
             else:  # it has ended, or closed what it does not know
                 loop.remove_reader(self._read_end)
 
