@@ -25,7 +25,7 @@ AnyRequestHandler = TypeVar("AnyRequestHandler", bound=RequestHandler)
 AnySessionHandler = TypeVar("AnySessionHandler", bound=SessionHandler)
 
 
-DEFAULT_THREADS = 32  # started one by one when there is work for them; 40 KiB each
+DEFAULT_THREADS = 32  # started one by one when there is work for them; 16 KiB each
 
 
 class Worker:
