@@ -99,13 +99,16 @@ class Crew:
             if member.listed and not self._closed:  # it was listed again meanwhile
                 self.members[id] = Member(self, member.entry)
 
-    def links(self) -> list[StreamLink | UnaryLink]:
-        """Those that are up."""
+    def _linked(self) -> list[tuple[Member, StreamLink | UnaryLink]]:
         return [
-            member.link
+            (member, member.link)
             for member in self.members.values()
             if member.link is not None and member.link.link is not None and member.link.link.state is not LinkState.LOST
         ]
+
+    def links(self) -> list[StreamLink | UnaryLink]:
+        """Those that are up."""
+        return [link for _, link in self._linked()]
 
     def forget(self, session_id: int) -> None:
         for link in self.links():
@@ -129,8 +132,8 @@ class Crew:
             self._beat_at = now
             for shell in links:
                 shell.beat()
-        for shell in links:
-            self._judge(shell, now)
+        for member, shell in self._linked():
+            self._judge(member, shell, now)
         if self._leaving:
             self._see_off(now)
 
@@ -149,7 +152,7 @@ class Crew:
             member.kept = False
             member.leave()
 
-    def _judge(self, shell: StreamLink | UnaryLink, now: float) -> None:
+    def _judge(self, member: Member, shell: StreamLink | UnaryLink, now: float) -> None:
         link = shell.link
         silent = now - shell.heard_at
         if link is None or link.state is LinkState.LOST or shell.is_closing(now):
@@ -157,10 +160,11 @@ class Crew:
         if silent > self._config.lost_after_s:
             told = {"worker": link.worker_id}
             log.warning("worker %s has been silent for %.1f s: given up", link.worker_id, silent, extra=told)
-            shell.frozen(blame=not self._are_others_silent(shell, now))
+            shell.frozen(member.is_blocked, blame=not self._are_others_silent(shell, now))
         elif silent > self._config.suspect_after_s:
             if link.state is LinkState.READY:
                 self.dispatcher.suspected(link)
+                member.doubt()
         elif link.state is LinkState.SUSPECT:
             self.dispatcher.recovered(link)
 

@@ -59,6 +59,7 @@ class Member:
         self._retry = Retry()
         self._changed = asyncio.Event()
         self._refusal = ""
+        self._shaking: asyncio.Task[bool] | None = None
         self.task = asyncio.create_task(self._run(), name=f"link {entry.id}")
         self.task.add_done_callback(lambda _: crew.left(self))
 
@@ -111,6 +112,27 @@ class Member:
             if not self.link.is_leaving:
                 log.info("worker %s at %s is %s: drained", self.entry.id, self.entry.address, self.status_text)
             self.link.leave()
+
+    # While it is silent.
+
+    def doubt(self) -> None:
+        """Find out meanwhile whether its process runs; `is_blocked` tells."""
+        try:
+            channel = self._crew.trust.open(self.entry, CHANNEL_OPTIONS)
+        except ConfigError:
+            return
+        self._end_doubt()
+        self._shaking = asyncio.create_task(probe.shakes_hands(channel), name=f"handshake {self.entry.id}")
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether its process runs, so that it is a handler that keeps it from speaking. As far as we know."""
+        done = self._shaking is not None and self._shaking.done() and not self._shaking.cancelled()
+        return done and self._shaking is not None and self._shaking.exception() is None and self._shaking.result()
+
+    def _end_doubt(self) -> None:
+        if self._shaking is not None:
+            self._shaking.cancel()
 
     # The link.
 
@@ -173,6 +195,7 @@ class Member:
             if trying:
                 self._crew.attempts.end()
             self.link = None
+            self._end_doubt()
             if channel is not None:
                 await channel.close()
         lived_s = 0.0 if linked_at is None else loop.time() - linked_at

@@ -6,6 +6,7 @@ that says `Link` is unimplemented is asked: it may be a worker that serves `Hand
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import grpc
@@ -17,6 +18,7 @@ from gatecrew.v1 import worker_pb2
 
 SERVICE = "gatecrew.v1.LogicWorker"
 HEALTH_WITHIN_S = 3.0
+CONNECT_WITHIN_S = 0.4
 CALL_WITHIN_S = 1.0  # a server without the method says so at once; who takes longer has a handler
 # A call that no handler acts on: no packet has this command, and no version of the contract this kind.
 COMMAND = 0x10000
@@ -29,6 +31,20 @@ _LEFT_OUT = re.compile(r"Method not implemented!|method Handle not implemented|M
 
 class Refused(Exception):
     """What answers is not the worker that the registry spoke of; the text says why."""
+
+
+async def shakes_hands(channel: grpc.aio.Channel) -> bool:
+    """Whether the server still completes the handshakes of HTTP/2. One whose loop is blocked by a handler does, since
+    threads of gRPC's own do that; one that was stopped, or is cut off, does not. The channel must be a new one.
+    """
+    try:
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            await channel.channel_ready()
+    except TimeoutError:
+        return False
+    finally:
+        await channel.close()
+    return True
 
 
 async def check(channel: grpc.aio.Channel, metadata: Metadata) -> None:

@@ -433,10 +433,12 @@ class StreamLink:
             if len(self._forgotten) == 1:
                 self._wake()
 
-    def frozen(self, blame: bool) -> None:
-        """Give the worker up: it has been silent for too long. `blame`: see Dispatcher.lost."""
+    def frozen(self, blocked: bool, blame: bool) -> None:
+        """Give the worker up: it has been silent for too long. `blocked`: by a handler, and not because its process or
+        its network stands still. `blame`: see Dispatcher.lost.
+        """
         self._counters.workers_frozen += 1
-        self._lose(self.link is not None and self.link.state is not LinkState.DRAINING, blame)
+        self._lose(blocked and self.link is not None and self.link.state is not LinkState.DRAINING, blame)
 
     def _cancel(self) -> None:
         if self._call is not None:

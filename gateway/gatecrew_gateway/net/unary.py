@@ -229,10 +229,12 @@ class UnaryLink:
     def forget(self, session_id: int) -> None:
         """Every call carries its context; there is nothing to forget."""
 
-    def frozen(self, blame: bool) -> None:
-        """Give the worker up: it has been silent for too long. `blame`: see Dispatcher.lost."""
+    def frozen(self, blocked: bool, blame: bool) -> None:
+        """Give the worker up: it has been silent for too long. `blocked`: by a handler, and not because its process or
+        its network stands still. `blame`: see Dispatcher.lost.
+        """
         self._counters.workers_frozen += 1
-        self._lose(crashed=True, blame=blame)
+        self._lose(crashed=blocked, blame=blame)
 
     def _lose(self, crashed: bool, blame: bool = True) -> None:
         if self.link.state is not LinkState.LOST:
