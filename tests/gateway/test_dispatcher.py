@@ -118,6 +118,29 @@ def test_the_linger_favours_the_least_loaded() -> None:
     assert len(slow.in_flight) <= 2  # the first time both had one
 
 
+@pytest.mark.parametrize("places", [1, 4])
+def test_who_waits_for_a_worker_is_not_kept_out_by_sessions_that_have_one(places: int) -> None:
+    crew = Crew()
+    worker = crew.worker("a", max_in_flight=places)
+    crew.send(crew.client(), 1)
+    crew.run()
+    worker.answer_all()  # the handler is known to be fast
+    bound = [crew.client() for _ in range(places)]
+    for _ in range(2):
+        for client in bound:
+            crew.send(client, 1)
+        crew.run()
+    late = crew.client()
+    crew.send(late, 1)
+    for _ in range(10):
+        for client in bound:
+            crew.send(client, 1)
+        worker.answer_all()
+        crew.pass_time(LINGER_S)
+        crew.run()
+    assert list(late.replies) == [1]
+
+
 # Order.
 
 

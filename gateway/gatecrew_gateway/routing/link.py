@@ -142,12 +142,15 @@ class Link:
         if self.state is LinkState.LOST or room <= 0:
             pool.taken(self)
             return []
-        if len(self.queue) <= room:
+        takes_new = self.state is LinkState.READY and not self.rests_until
+        # Sessions that are bound here may not have all of the room while others wait: with one place, in turns.
+        most = (room + self.sent % 2) // 2 if takes_new and pool.has_work else room
+        if len(self.queue) <= most:
             batch, self.queue = self.queue, []
         else:
-            batch = self.queue[:room]
-            del self.queue[:room]
-        if self.state is LinkState.READY and not self.rests_until:
+            batch = self.queue[:most]
+            del self.queue[:most]
+        if takes_new:
             room -= len(batch)
             if pool.suspects and room > 0 and self.suspect is None:
                 lane = pool.suspects.popleft()

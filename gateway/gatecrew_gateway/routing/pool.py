@@ -277,7 +277,7 @@ class Pool:
         While packets wait, the rate of answers says how many have a chance. What is with a worker, be it silent, never
         takes the room of others.
         """
-        if self.links and not self.silent and all(link.room <= 0 for link in self.links):
+        if self.links and not self.silent and (self.ready or all(link.room <= 0 for link in self.links)):
             self._full_at = now
         if now - self._full_at > CALM_S:
             self._progress.clear()
