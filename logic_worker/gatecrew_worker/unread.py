@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-DRIFT = 1e-4  # how much faster than the other machine's a clock may run: 8.6 s a day, more than any clock does
+DRIFT = 1e-3  # how much faster than the other machine's a clock may run: NTP turns one by half of that at most
 
 
 class Unread:
