@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 import uvloop
 from processes import Process, free_port
 from seeds import SEED, chance_of
+
+# Under `nohup` it is ignored, and processes that tests start would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
 # Whose tests measure time or load, or need a port, a network or an engine for themselves.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from processes import Process, gatecrew
-from survival.client import connected
+from survival.client import PONG, connected
 from tools.browser import Browser
 from tools.consul import ConsulAgent, require_consul
 
@@ -114,7 +114,8 @@ def test_what_a_worker_says_of_itself(cluster: Cluster) -> None:
 
 
 def test_what_a_gateway_says_of_itself(cluster: Cluster) -> None:
-    with connected(cluster.gateway):
+    with connected(cluster.gateway) as client:
+        client.send(PONG, 0, 0)  # who says nothing is not kept
         [row] = cluster.ask("health/service/gatecrew-gateway")
         assert row["Service"]["Tags"] == ["gatecrew-gateway"]
         assert row["Service"]["Meta"]["listeners"] == f"main={cluster.gateway}"
@@ -156,7 +157,8 @@ return Object.fromEntries([...document.querySelectorAll('.consul-service-list li
 def test_the_ui_shows_who_is_well(cluster: Cluster, browser: Browser) -> None:
     ui = f"http://{cluster.consul.address}/ui/dc1/services"
     by_id = [f"chat-{address.replace(':', '-')}" for address in cluster.addresses]
-    with connected(cluster.gateway):
+    with connected(cluster.gateway) as client:
+        client.send(PONG, 0, 0)  # who says nothing is not kept
         browser.open(ui)
         wait_listed(browser, {"chat": "passing", "gatecrew-gateway": "passing", "consul": "passing"})
         browser.open(f"{ui}/chat/instances")

@@ -44,6 +44,7 @@ CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 4 << 20),
     ("grpc.max_send_message_length", 4 << 20),
 )
+CORE_FAILED = "Internal error from Core"  # grpc.aio hides a status behind it that comes while a write is under way
 
 
 class Member:
@@ -180,7 +181,9 @@ class Member:
             self._complain(entry, str(error))
         except grpc.aio.AioRpcError as error:
             details = (error.details() or "")[:MAX_TEXT]
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if details == CORE_FAILED:
+                pass  # what the worker answered while we wrote is not known; the next attempt tells
+            elif error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 cure = (
                     "a worker that serves only Handle must answer UNIMPLEMENTED; if its library does not, say it there"
                 )
