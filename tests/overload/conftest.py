@@ -12,8 +12,11 @@ def cluster_of(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """`cluster_of(kind, work_s)`: one gateway and three workers whose command 1 takes so long, in the way of `kind`."""
     started: list[Cluster] = []
 
-    def start(kind: str, work_s: float, slow: str = "", settings: str = "", workers: int = 3) -> Cluster:
+    def start(
+        kind: str, work_s: float = 0.0, slow: str = "", sick: str = "", settings: str = "", workers: int = 3
+    ) -> Cluster:
         environment = {"OVERLOAD_KIND": kind, "OVERLOAD_WORK_S": str(work_s), "OVERLOAD_SLOW": slow}
+        environment["OVERLOAD_SICK"] = sick
         cluster = Cluster(
             tmp_path, workers=workers, target="overload.worker:worker", environment=environment, settings=settings
         )

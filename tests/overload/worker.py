@@ -11,6 +11,7 @@ NAME = os.environ["SURVIVAL_WORKER"]
 WORK_S = float(os.environ["OVERLOAD_WORK_S"])
 if os.environ.get("OVERLOAD_SLOW") == NAME:
     WORK_S *= 10
+SICK = os.environ.get("OVERLOAD_SICK") == NAME  # it fails everything, or answers nothing
 AT_ONCE = 4  # in the semaphore's way
 
 worker = Worker("overload", threads=16, one_at_a_time=KIND == "one_at_a_time")
@@ -38,15 +39,27 @@ def in_a_thread(request: Request) -> bytes:
     return NAME.encode()
 
 
-worker.on(1)(
-    {
-        "thread": in_a_thread,
-        "one_at_a_time": in_a_thread,
-        "async": in_async,
-        "blocking": blocking_the_loop,
-        "semaphore": behind_a_semaphore,
-    }[KIND]
-)
+HANDLERS = {
+    "thread": in_a_thread,
+    "one_at_a_time": in_a_thread,
+    "async": in_async,
+    "blocking": blocking_the_loop,
+    "semaphore": behind_a_semaphore,
+}
+if KIND in HANDLERS:
+    worker.on(1)(HANDLERS[KIND])
+
+if KIND in ("fails", "silent"):
+
+    @worker.on(1)
+    async def sick(request: Request) -> bytes:
+        if SICK and KIND == "fails":
+            raise RuntimeError("sick")
+        if SICK:
+            await asyncio.Future()
+        return NAME.encode()
+
+
 if KIND in ("async", "semaphore", "blocking"):
 
     @worker.on(2)
