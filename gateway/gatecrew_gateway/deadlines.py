@@ -60,6 +60,8 @@ class Deadlines:
                 queue.clear()
                 queue.extend(kept)
         self._clear_suspects(pool, now)
+        if gone:
+            self._list_again(pool)
         # Last, when every list is whole again: a session that hears of an end may send more.
         for packet in gone:
             if packet.is_unheard or packet.deadline <= now:
@@ -68,6 +70,15 @@ class Deadlines:
                 self._dispatcher.never_told(packet)
             else:
                 self._dispatcher.no_worker(packet)
+
+    @staticmethod
+    def _list_again(pool: Pool) -> None:
+        """Lanes whose first packet is a suspect now: it travels alone."""
+        for queue in (pool.ready, pool.detours):
+            changed = [lane for lane in queue if lane.waiting[0].suspect]
+            for lane in changed:
+                queue.remove(lane)
+                pool.list(lane)
 
     @staticmethod
     def _clear_suspects(pool: Pool, now: float) -> None:

@@ -24,6 +24,7 @@ from .session import MAX_REASON, Session, SessionTable
 log = logging.getLogger("gatecrew.gateway")
 dead_letters = logging.getLogger("gatecrew.deadletter")
 
+DOUBTFUL = 32  # packets of a worker that may have been stopped from outside: they go one at a time, which takes time
 EVENT_DEADLINE_S = 60.0  # of open and close events
 
 _pack = HEADER.pack
@@ -280,14 +281,18 @@ class Dispatcher:
             link.pool.leave(link, self._clock())
             link.hold()
 
-    def lost(self, link: Link, crashed: bool, blame: bool = True) -> None:
+    def lost(self, link: Link, crashed: bool, blame: bool = True, sure: bool = True) -> None:
         """Move everything unanswered to other workers. The caller has cancelled the stream, so that nothing more can
         arrive on it. `crashed`: the worker's process died or fell silent, so one of the packets it held may have done
-        that. `blame`: the suspect that it held has, since it is the second worker.
+        that. `blame`: the suspect that it held has, since it is the second worker. `sure`: it was a packet; else the
+        machine or the network may have stood still as well, and only the first DOUBTFUL packets are suspect.
         """
         now = self._clock()
-        culprit = self._culprit(link, now) if crashed and blame else None
-        suspects = link.count_read() if crashed and culprit is None else 0
+        read = link.count_read() if crashed else 0
+        if not sure:
+            read = min(read, DOUBTFUL)
+        culprit = self._culprit(link, read, now) if crashed and blame else None
+        suspects = read if culprit is None else 0
         link.state = LinkState.LOST
         link.pool.leave(link, now)
         link.suspect = None
@@ -340,13 +345,13 @@ class Dispatcher:
         if link.pool.has_work and link.pool.called is None:
             link.pool.wake()
 
-    def _culprit(self, link: Link, now: float) -> Pending | None:
-        """The packet with which this worker is the second one that was lost; else each of them is accused."""
+    def _culprit(self, link: Link, count: int, now: float) -> Pending | None:
+        """The packet with which this worker is the second one that was lost; else the first `count` are accused."""
         if link.suspect is not None:
             return link.suspect
         # What nobody waits for any more is still in the worker's hands, but what it has had for long did not do it.
         recent = [packet for packet in link.expired.values() if now - packet.deadline < self._recent_s]
-        read = [*recent, *islice(link.pending.values(), link.count_read())]
+        read = [*recent, *islice(link.pending.values(), count)]
         culprit = self.quarantine.met_before(read, now)
         if culprit is None:
             self.quarantine.accuse(read, link.worker_id, now)
@@ -447,8 +452,9 @@ class Dispatcher:
             session = lane.session
             status = answer.status
             if packet.suspect:
-                packet.suspect = ""
                 link.suspect = None
+                if not answer.not_started:
+                    packet.suspect = ""
             lane.open -= 1
             if status and answer.not_started:
                 self._give_back(packet, link)

@@ -9,7 +9,7 @@ from gatecrew_gateway.deadlines import NO_WORKER_WAIT_S
 from gatecrew_gateway.dispatcher import CLOSE, OPEN
 from gatecrew_gateway.routing.link import REST_S
 from gatecrew_gateway.routing.pool import FULL_BATCH, LINGER_S, WORTH_A_BATCH
-from gateway.crew import Crew
+from gateway.crew import Client, Crew, Worker
 
 pytestmark = pytest.mark.quick
 
@@ -619,6 +619,71 @@ def test_a_session_goes_on_with_another_worker_while_its_request_hangs() -> None
         hanging.answer_all()
         well.answer_all()
     assert {execution.worker for execution in crew.executions[-2:]} == {"a", "b"}
+
+
+def hang(crew: Crew, worker: Worker, count: int) -> list[Client]:
+    """Clients whose request the worker has not answered in time."""
+    clients = [crew.client() for _ in range(count)]
+    for client in clients:
+        crew.send(client, 1)
+    crew.run()
+    crew.pass_time(1.1)
+    crew.run()
+    assert all(client.errors for client in clients)
+    return clients
+
+
+def test_the_worker_that_hangs_is_better_than_none() -> None:
+    """Where the only other one gets nothing now: it fails too much, or its write is stuck."""
+    crew = Crew(routes(deadline_ms=1000))
+    hanging = crew.worker("a")
+    [client] = hang(crew, hanging, 1)
+    other = crew.worker("b")
+    other.link.put_out(crew.now + 10)
+    crew.send(client, 1)
+    crew.pass_time(LINGER_S)
+    crew.run()
+    assert len(hanging.in_flight) == 1
+
+
+def test_all_sessions_that_avoid_a_worker_go_elsewhere_together() -> None:
+    crew = Crew(routes(deadline_ms=1000))
+    clients = hang(crew, crew.worker("a"), 50)
+    other = crew.worker("b")
+    for client in clients:
+        crew.send(client, 1)
+    crew.pass_time(LINGER_S)
+    crew.run()
+    assert len(other.in_flight) == 50
+    assert len(other.batches) < 10
+
+
+def test_a_worker_that_recovers_without_reading_stops_nobody() -> None:
+    crew = Crew()
+    stuck, well = crew.worker("a"), crew.worker("b")
+    crew.dispatcher.suspected(stuck.link)
+    stuck.link.writing = True
+    well.link.busy = True
+    for _ in range(3):
+        crew.send(crew.client(), 1)
+    crew.dispatcher.recovered(stuck.link)
+    for _ in range(3):
+        crew.pass_time(LINGER_S)
+        well.run()
+    assert len(well.in_flight) == 3
+
+
+def test_an_ejected_worker_is_no_room() -> None:
+    crew = Crew()
+    out, busy = crew.worker("a"), crew.worker("b", max_in_flight=2)
+    out.link.put_out(crew.now + 10)
+    for _ in range(30):
+        crew.send(crew.client(), 1)
+    for _ in range(5):
+        crew.run()
+        busy.answer(busy.in_flight[0])
+        crew.pass_time(0.1)
+    assert crew.dispatcher.pool("echo").can_wait
 
 
 def test_requests_of_a_client_that_has_gone_are_cancelled_and_what_it_told_is_not() -> None:

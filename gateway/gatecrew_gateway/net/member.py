@@ -118,12 +118,18 @@ class Member:
 
     def doubt(self) -> None:
         """Find out meanwhile whether its process runs; `is_blocked` tells."""
+        self._end_doubt()
+        self._shaking = asyncio.create_task(self._shakes_hands(), name=f"handshake {self.entry.id}")
+
+    async def _shakes_hands(self) -> bool:
         try:
             channel = self._crew.trust.open(self.entry, CHANNEL_OPTIONS)
         except ConfigError:
-            return
-        self._end_doubt()
-        self._shaking = asyncio.create_task(probe.shakes_hands(channel), name=f"handshake {self.entry.id}")
+            return False
+        try:
+            return await probe.shakes_hands(channel)
+        finally:
+            await channel.close()
 
     @property
     def is_blocked(self) -> bool:
@@ -134,6 +140,7 @@ class Member:
     def _end_doubt(self) -> None:
         if self._shaking is not None:
             self._shaking.cancel()
+            self._shaking = None
 
     # The link.
 

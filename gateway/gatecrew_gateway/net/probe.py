@@ -42,8 +42,6 @@ async def shakes_hands(channel: grpc.aio.Channel) -> bool:
             await channel.channel_ready()
     except TimeoutError:
         return False
-    finally:
-        await channel.close()
     return True
 
 

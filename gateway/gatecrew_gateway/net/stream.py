@@ -434,21 +434,21 @@ class StreamLink:
                 self._wake()
 
     def frozen(self, blocked: bool, blame: bool) -> None:
-        """Give the worker up: it has been silent for too long. `blocked`: by a handler, and not because its process or
-        its network stands still. `blame`: see Dispatcher.lost.
+        """Give the worker up: it has been silent for too long. `blocked`: surely by a handler, and not because its
+        process or its network stands still. `blame`: see Dispatcher.lost.
         """
         self._counters.workers_frozen += 1
-        self._lose(blocked and self.link is not None and self.link.state is not LinkState.DRAINING, blame)
+        self._lose(self.link is not None and self.link.state is not LinkState.DRAINING, blame, sure=blocked)
 
     def _cancel(self) -> None:
         if self._call is not None:
             self._call.cancel()
 
-    def _lose(self, crashed: bool, blame: bool = True) -> None:
+    def _lose(self, crashed: bool, blame: bool = True, sure: bool = True) -> None:
         # Fencing: the stream is dead before any of its packets goes to another worker.
         self._cancel()
         if self.link is not None and self.link.state is not LinkState.LOST:
-            self._dispatcher.lost(self.link, crashed, blame)
+            self._dispatcher.lost(self.link, crashed, blame, sure)
 
 
 def add_context(context: worker_pb2.SessionContext, session: Session) -> None:

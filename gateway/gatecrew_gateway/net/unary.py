@@ -230,15 +230,15 @@ class UnaryLink:
         """Every call carries its context; there is nothing to forget."""
 
     def frozen(self, blocked: bool, blame: bool) -> None:
-        """Give the worker up: it has been silent for too long. `blocked`: by a handler, and not because its process or
-        its network stands still. `blame`: see Dispatcher.lost.
+        """Give the worker up: it has been silent for too long. `blocked`: surely by a handler, and not because its
+        process or its network stands still. `blame`: see Dispatcher.lost.
         """
         self._counters.workers_frozen += 1
-        self._lose(crashed=blocked, blame=blame)
+        self._lose(crashed=True, blame=blame, sure=blocked)
 
-    def _lose(self, crashed: bool, blame: bool = True) -> None:
+    def _lose(self, crashed: bool, blame: bool = True, sure: bool = True) -> None:
         if self.link.state is not LinkState.LOST:
             for task in self._calls.values():
                 task.cancel()  # fencing: what a frozen worker answers later is not read
-            self._dispatcher.lost(self.link, crashed and self.link.state is not LinkState.DRAINING, blame)
+            self._dispatcher.lost(self.link, crashed and self.link.state is not LinkState.DRAINING, blame, sure)
             self._over.set()

@@ -158,9 +158,8 @@ class Link:
                 lane.link, lane.open, lane.held = self, 1, True
                 batch.append(self.suspect)
                 room -= 1
-            if pool.detours and room > 0 and (detour := pool.detour_for(self)) is not None:
-                pool.detours.remove(detour)
-                pool.ready.appendleft(detour)
+            if pool.detours and room > 0:
+                pool.end_detours(self, room)
             ready = pool.ready
             lanes = len(ready)
             if lanes > 1 and len(pool.links) > 1:

@@ -11,6 +11,7 @@ been given out by itself, and a worker that has more open than others gets less.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
@@ -107,19 +108,31 @@ class Pool:
 
     def has_work_for(self, link: Link) -> bool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
-        work = self.ready or (self.suspects and link.suspect is None) or (self.detours and self.detour_for(link))
-        return bool(work) and link.can_take and not link.awake and not link.rests_until
+        if link.awake or not self.is_free(link):
+            return False
+        if self.ready or (self.suspects and link.suspect is None):
+            return True
+        return any(self.may_detour(lane, link) for lane in self.detours)
 
     @property
     def has_work(self) -> bool:
         return bool(self.ready or self.suspects or self.detours)
 
-    def detour_for(self, link: Link) -> Lane | None:
-        """The first lane that waits for another worker than the one it avoids, if this is one."""
-        for lane in self.detours:
-            if lane.avoid is not link or len(self.links) == 1:
-                return lane
-        return None
+    @staticmethod
+    def is_free(link: Link) -> bool:
+        """Whether it could take something now."""
+        return link.can_take and not link.rests_until
+
+    def may_detour(self, lane: Lane, link: Link) -> bool:
+        """Whether the lane may go to this link: the one that it avoids is better than none."""
+        return lane.avoid is not link or not any(self.is_free(other) for other in self.links if other is not link)
+
+    def end_detours(self, link: Link, most: int) -> None:
+        """Let the link take lanes that avoid another one, ahead of all others."""
+        found = list(itertools.islice((lane for lane in self.detours if self.may_detour(lane, link)), most))
+        for lane in reversed(found):
+            self.detours.remove(lane)
+            self.ready.appendleft(lane)
 
     def share(self, link: Link) -> int:
         """How many of the lanes that are ready this link may take: so many that no link has more open than the others
@@ -250,7 +263,7 @@ class Pool:
         self.refusing = False
         self._count_capacity()
         if self.has_work and self.called is None:
-            self.call(link)
+            self.wake()
 
     def leave(self, link: Link, now: float) -> None:
         """The link takes no more packets: it drains or is lost. Calling it twice is fine."""
@@ -277,7 +290,7 @@ class Pool:
         While packets wait, the rate of answers says how many have a chance. What is with a worker, be it silent, never
         takes the room of others.
         """
-        if self.links and not self.silent and (self.ready or all(link.room <= 0 for link in self.links)):
+        if self.links and not self.silent and (self.ready or not any(map(self.is_free, self.links))):
             self._full_at = now
         if now - self._full_at > CALM_S:
             self._progress.clear()
