@@ -21,7 +21,6 @@ from .budget import RetryBudget
 if TYPE_CHECKING:
     from .lane import Lane, Pending
     from .link import Link
-    from .route import Route
 
 WORTH_A_BATCH = 16  # lanes
 FULL_BATCH = 256  # packets
@@ -79,13 +78,18 @@ class Pool:
             waiting = lane.waiting
             waiting.append(packet)
             if len(waiting) == 1:
-                if lane.avoid is not None:
-                    self.detours.append(lane)
+                if lane.avoid is None:
+                    ready = self.ready
+                    ready.append(lane)
+                    if len(ready) >= self.wake_at:
+                        self.wake()
                 else:
-                    self.ready.append(lane)
-                if len(self.ready) >= self.wake_at or (lane.avoid is not None and self.called is None):
-                    self.wake()
-        elif lane.held or (packet.route is not None and (packet.route.alone or self.takes_turns(lane, packet.route))):
+                    self.detours.append(lane)
+                    if self.called is None:
+                        self.wake()
+        elif lane.held or (
+            (route := packet.route) is not None and (route.alone or (route.slow and self._takes_turns(lane)))
+        ):
             lane.held = True
             lane.waiting.append(packet)
         else:
@@ -102,9 +106,9 @@ class Pool:
         if self.called is None:
             self.wake()
 
-    def takes_turns(self, lane: Lane, route: Route) -> bool:
-        """Whether the lane should not have more open now: its handlers are slow, or may be, and others wait."""
-        return route.slow and lane.open >= SLOW_QUANTUM and bool(self.ready)
+    def _takes_turns(self, lane: Lane) -> bool:
+        """Whether a lane with slow handlers should not have more open now: others wait."""
+        return lane.open >= SLOW_QUANTUM and bool(self.ready)
 
     def has_work_for(self, link: Link) -> bool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
