@@ -281,11 +281,12 @@ class Dispatcher:
             link.pool.leave(link, self._clock())
             link.hold()
 
-    def lost(self, link: Link, crashed: bool, blame: bool = True, sure: bool = True) -> None:
+    def lost(self, link: Link, crashed: bool, blame: bool = True, sure: bool = True, silent: bool = False) -> None:
         """Move everything unanswered to other workers. The caller has cancelled the stream, so that nothing more can
         arrive on it. `crashed`: the worker's process died or fell silent, so one of the packets it held may have done
         that. `blame`: the suspect that it held has, since it is the second worker. `sure`: it was a packet; else the
         machine or the network may have stood still as well, and only the first DOUBTFUL packets are suspect.
+        `silent`: it was given up for silence; one that drains has not crashed then, and has not left either.
         """
         now = self._clock()
         read = link.count_read() if crashed else 0
@@ -319,11 +320,12 @@ class Dispatcher:
         refused = len(link.pending) - moved
         moved += len(link.queue)
         log.log(
-            logging.WARNING if crashed or moved or refused else logging.INFO,
-            "worker %s %s: %d packets went to others, %d refused",
+            logging.WARNING if crashed or silent or moved or refused else logging.INFO,
+            "worker %s %s: %d %s went to others, %d refused",
             link.worker_id,
-            "lost" if crashed else "left",
+            "lost" if crashed or silent else "left",
             moved,
+            "packet" if moved == 1 else "packets",
             refused,
             extra={"worker": link.worker_id},
         )

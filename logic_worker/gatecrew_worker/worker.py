@@ -14,6 +14,7 @@ from gatecrew.v1 import gateway_pb2, worker_pb2
 from gatecrew_registry import Registry, RegistrySettings
 
 from .answer import Answer
+from .importing import check_run
 from .links import Counters, Links
 from .program import Program, RequestHandler, SessionHandler, name_of
 from .sent import Sent
@@ -370,6 +371,7 @@ class Worker:
 
         The other arguments and errors are those of `serve`.
         """
+        check_run()
 
         async def run() -> None:
             async with AsyncExitStack() as stack:

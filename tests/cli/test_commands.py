@@ -388,6 +388,7 @@ BAD = {
     "worker chat.py:worker": "chat.py:worker: give the module, not its file: did you mean chat:worker?",
     "worker ./a/chat.py:worker": "./a/chat.py:worker: give the module, not its file: did you mean a.chat:worker?",
     "worker json:worker": "json:worker: module 'json' has no 'worker'",
+    "worker chat:echo": "chat:echo is a function; the Worker objects of chat are: worker",
     "worker chat:worker --listen 192.0.2.1:1": "cannot listen on 192.0.2.1:1: ",
     "registry --listen 192.0.2.1:1": "registry: 192.0.2.1:1: Cannot assign requested address; choose ",
     "call": "Missing argument 'COMMAND' (see gatecrew call --help)",
@@ -404,6 +405,15 @@ def test_bad_input_is_one_line(project: Path, arguments: str) -> None:
     code, out, error = run(*arguments.split(), cwd=project)
     assert (code, out, len(error.splitlines())) == (2, "", 1), error
     assert error.startswith(f"gatecrew: {BAD[arguments]}")
+
+
+@pytest.mark.parametrize("arguments", ["worker m:worker", "up m:worker --listen 127.0.0.1:0"])
+def test_run_in_a_module_that_is_imported(tmp_path: Path, arguments: str) -> None:
+    (tmp_path / "m.py").write_text('from gatecrew_worker import Worker\n\nworker = Worker("m")\nworker.run()\n')
+    code, _, error = run(*arguments.split(), cwd=tmp_path)
+    assert code == 2
+    guard = 'put it under `if __name__ == "__main__":`'
+    assert f"gatecrew: m:worker: m.py:4 calls worker.run() while it is imported; {guard}" in error
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_what_may_not_run_twice_is_counted_as_refused(caplog: pytest.LogCaptureF
     crew.send(client, 1)  # queued for the busy link, not written
     caplog.clear()
     crew.lose(first, crashed=True)
-    assert told(caplog) == [("WARNING", "worker a lost: 1 packets went to others, 1 refused", "a")]
+    assert told(caplog) == [("WARNING", "worker a lost: 1 packet went to others, 1 refused", "a")]
 
 
 def test_a_worker_comes_drains_and_leaves(caplog: pytest.LogCaptureFixture) -> None:
@@ -55,3 +55,15 @@ def test_a_worker_comes_drains_and_leaves(caplog: pytest.LogCaptureFixture) -> N
         ("INFO", "worker a drains: 1 open", "a"),
         ("INFO", "worker a left: 0 packets went to others, 0 refused", "a"),
     ]
+
+
+def test_a_worker_that_falls_silent_while_it_drains_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    crew = Crew()
+    first = crew.worker("a")
+    crew.send(crew.client(), 1)
+    crew.run()
+    crew.worker("b")
+    crew.dispatcher.draining(first.link)
+    caplog.clear()
+    crew.dispatcher.lost(first.link, crashed=False, silent=True)
+    assert told(caplog) == [("WARNING", "worker a lost: 1 packet went to others, 0 refused", "a")]

@@ -438,17 +438,19 @@ class StreamLink:
         process or its network stands still. `blame`: see Dispatcher.lost.
         """
         self._counters.workers_frozen += 1
-        self._lose(self.link is not None and self.link.state is not LinkState.DRAINING, blame, sure=blocked)
+        self._lose(
+            self.link is not None and self.link.state is not LinkState.DRAINING, blame, sure=blocked, silent=True
+        )
 
     def _cancel(self) -> None:
         if self._call is not None:
             self._call.cancel()
 
-    def _lose(self, crashed: bool, blame: bool = True, sure: bool = True) -> None:
+    def _lose(self, crashed: bool, blame: bool = True, sure: bool = True, silent: bool = False) -> None:
         # Fencing: the stream is dead before any of its packets goes to another worker.
         self._cancel()
         if self.link is not None and self.link.state is not LinkState.LOST:
-            self._dispatcher.lost(self.link, crashed, blame, sure)
+            self._dispatcher.lost(self.link, crashed, blame, sure, silent)
 
 
 def add_context(context: worker_pb2.SessionContext, session: Session) -> None:

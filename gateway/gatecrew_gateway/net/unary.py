@@ -234,11 +234,12 @@ class UnaryLink:
         process or its network stands still. `blame`: see Dispatcher.lost.
         """
         self._counters.workers_frozen += 1
-        self._lose(crashed=True, blame=blame, sure=blocked)
+        self._lose(crashed=True, blame=blame, sure=blocked, silent=True)
 
-    def _lose(self, crashed: bool, blame: bool = True, sure: bool = True) -> None:
+    def _lose(self, crashed: bool, blame: bool = True, sure: bool = True, silent: bool = False) -> None:
         if self.link.state is not LinkState.LOST:
             for task in self._calls.values():
                 task.cancel()  # fencing: what a frozen worker answers later is not read
-            self._dispatcher.lost(self.link, crashed and self.link.state is not LinkState.DRAINING, blame, sure)
+            crashed = crashed and self.link.state is not LinkState.DRAINING
+            self._dispatcher.lost(self.link, crashed, blame, sure, silent)
             self._over.set()
