@@ -321,7 +321,12 @@ class Dispatcher:
         else:
             if asyncio.iscoroutine(value):
                 value.close()
-            self._fail(request, TypeError(f"the handler returned {type(value).__name__}, not bytes or None"))
+            program = self._shared.program
+            handler = program.by_command.get(wire.command, program.any)
+            name = "the handler" if handler is None else f"{handler.name}()"
+            hint = "bytes, say text.encode()" if isinstance(value, str) else "bytes or None"
+            text = f"{name}, command {wire.command}, returned {type(value).__name__}; return {hint}"
+            self._fail(request, TypeError(text))
             return
         if len(body) > MAX_BODY:
             text = f"a reply of {len(body)} bytes; {MAX_BODY} at most"

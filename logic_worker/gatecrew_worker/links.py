@@ -89,7 +89,9 @@ class Links:
     # What programs do.
 
     def push_session(self, session_id: int, body: bytes, command: int, receipt: bool) -> Sent:
-        action = _checked_push(worker_pb2.Push(session=session_id, command=command, body=body))
+        push = worker_pb2.Push(session=session_id, command=command)
+        set_body(push, body)
+        action = _checked_push(push)
         return self._call(lambda: self._send([self._of(session_id)], action, receipt))
 
     def push_many(self, push: worker_pb2.Push, receipt: bool) -> Sent:
@@ -222,6 +224,17 @@ async def _settle(sent: Sent, future: concurrent.futures.Future[int]) -> None:
     except asyncio.CancelledError:
         future.set_exception(StatusError(Status.UNAVAILABLE, "the worker has ended"))
         raise
+
+
+def set_body(push: worker_pb2.Push, body: bytes) -> None:
+    """Raises:
+    TypeError: it is no bytes.
+    """
+    try:
+        push.body = body
+    except TypeError:
+        hint = "; write text.encode()" if isinstance(body, str) else ""
+        raise TypeError(f"body must be bytes, not {type(body).__name__}{hint}") from None
 
 
 def _checked_push(push: worker_pb2.Push) -> worker_pb2.Action:

@@ -104,13 +104,15 @@ def name_of(function: object) -> str:
 
 
 def _check_call(function: Any, argument: str) -> None:
-    """Find out now, not when the first client comes, that it can't be called with one argument.
+    """Find out now, not when the first client comes, that it can't be called with one argument, or yields.
 
     Raises:
-        TypeError: it can't.
+        TypeError: so it is.
     """
     if not callable(function):
         raise TypeError(f"a handler is a function, not {function!r}")
+    if _is_generator_function(function):
+        raise TypeError(f"{name_of(function)}() has a `yield`: a handler returns its one reply, and pushes what else")
     try:
         signature = inspect.signature(function)
     except ValueError:  # of some that are written in C
@@ -125,3 +127,8 @@ def _check_call(function: Any, argument: str) -> None:
 
 def _is_coroutine_function(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _is_generator_function(function: Any) -> bool:
+    is_any = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(test(function) or test(type(function).__call__) for test in is_any)

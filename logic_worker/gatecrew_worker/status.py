@@ -41,6 +41,9 @@ class StatusError(Exception):
     """
 
     def __init__(self, status: Status | int, message: str = "") -> None:
+        if not isinstance(status, int):
+            text = f"the status is such as Status.NOT_FOUND, not {status!r}"
+            raise TypeError(f"{type(self).__name__}(status, text): {text}")
         if not 0 < status <= 0xFFFF:
             raise ValueError(f"status must be 1 to 65535, not {int(status)}")
         super().__init__(status, message)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import functools
 import inspect
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from gatecrew.v1 import gateway_pb2, worker_pb2
 from gatecrew_registry import Registry, RegistrySettings
 
 from .answer import Answer
 from .importing import check_run
-from .links import Counters, Links
+from .links import Counters, Links, set_body
 from .program import Program, RequestHandler, SessionHandler, name_of
 from .sent import Sent
 from .serving import Serving, serve, serving
@@ -26,7 +27,22 @@ AnyRequestHandler = TypeVar("AnyRequestHandler", bound=RequestHandler)
 AnySessionHandler = TypeVar("AnySessionHandler", bound=SessionHandler)
 
 
+Method = TypeVar("Method", bound=Callable[..., object])
+
 DEFAULT_THREADS = 32  # started one by one when there is work for them; 16 KiB each
+
+
+def _without_parentheses(method: Method) -> Method:
+    """A decorator that says what is meant when it is called with nothing."""
+
+    @functools.wraps(method)
+    def checked(*arguments: Any, **named: Any) -> object:
+        if len(arguments) == 1 and not named:
+            name = method.__name__
+            raise TypeError(f"{name} takes no parentheses: write @worker.{name}")
+        return method(*arguments, **named)
+
+    return cast("Method", checked)
 
 
 class Worker:
@@ -51,11 +67,11 @@ class Worker:
         worker.run(port=7101)
     """
 
-    def __new__(cls, *_: object, **options: object) -> Self:
-        """Say which option a misspelt one was meant to be.
+    def __new__(cls, *arguments: object, **options: object) -> Self:
+        """Say which option a misspelt one was meant to be, and that there must be a name.
 
         Raises:
-            TypeError: there is no such option.
+            TypeError: there is no such option, or no name.
         """
         known = inspect.signature(cls.__init__).parameters
         for option in options:
@@ -63,6 +79,9 @@ class Worker:
                 close = difflib.get_close_matches(option, known, 1)
                 hint = f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join([*known][1:])}"
                 raise TypeError(f"{cls.__name__} has no option {option!r}{hint}")
+        needs = known.get("service")
+        if needs is not None and needs.default is needs.empty and not arguments and "service" not in options:
+            raise TypeError(f'a {cls.__name__} needs the name of its service: {cls.__name__}("chat")')
         return super().__new__(cls)
 
     def __init__(
@@ -127,6 +146,7 @@ class Worker:
 
         return hang
 
+    @_without_parentheses
     def on_any(self, function: AnyRequestHandler) -> AnyRequestHandler:
         """Hang a handler on every command that has none. The worker then offers every command.
 
@@ -137,6 +157,7 @@ class Worker:
         self._program.add_any(function)
         return function
 
+    @_without_parentheses
     def on_open(self, function: AnySessionHandler) -> AnySessionHandler:
         """Call it when a session has come, on one worker of the service, before any packet of the session.
 
@@ -152,6 +173,7 @@ class Worker:
         self._program.add_event(worker_pb2.KIND_OPEN, function)
         return function
 
+    @_without_parentheses
     def on_close(self, function: AnySessionHandler) -> AnySessionHandler:
         """Call it when a session has gone, on one worker of the service, after its last packet.
 
@@ -245,7 +267,7 @@ class Worker:
         except_session: Session | int | None,
         receipt: bool,
     ) -> Sent:
-        push.body = body
+        set_body(push, body)
         push.command = command
         if except_session is not None:
             push.except_session = _id(except_session)

@@ -233,6 +233,9 @@ def test_status_of_a_status_error_is_an_error() -> None:
     for status in (0, -1, 65_536):
         with pytest.raises(ValueError, match="status"):
             StatusError(status)
+    expected = r"^StatusError\(status, text\): the status is such as Status.NOT_FOUND, not 'bad'$"
+    with pytest.raises(TypeError, match=expected):
+        StatusError("bad")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", ["text", 5, [b"x"]])
@@ -250,8 +253,9 @@ async def test_handler_that_returns_something_else(value: object, caplog: pytest
     async with linked(worker) as (gateway, _):
         for reply in await gateway.ask(gateway.request(1), gateway.request(2)):
             assert (reply.status, reply.message.partition(",")[0]) == (13, "internal error")
-    assert f"the handler returned {type(value).__name__}" in caplog.text
-    assert "the handler returned coroutine" in caplog.text
+    hint = "bytes, say text.encode()" if isinstance(value, str) else "bytes or None"
+    assert f"wrong(), command 1, returned {type(value).__name__}; return {hint}" in caplog.text
+    assert "forgot_async(), command 2, returned coroutine; return bytes or None" in caplog.text
 
 
 async def test_handler_that_takes_something_else() -> None:
@@ -552,6 +556,27 @@ def test_handler_that_cannot_be_called_with_its_request() -> None:
     worker.on(2)(Handler().method)
     worker.on(3)(functools.partial(two, more=1))
     worker.on(4)(deduplicate()(defaults))
+
+
+def test_handler_that_yields_is_refused() -> None:
+    async def stream(request: Request) -> Any:
+        yield b"a"
+
+    def parts(request: Request) -> Any:
+        yield b"a"
+
+    for handler in (stream, parts, functools.partial(stream)):
+        with pytest.raises(TypeError, match="has a `yield`: a handler returns its one reply"):
+            Worker("yields").on(1)(handler)
+
+
+def test_what_is_left_out_is_said() -> None:
+    worker: Any = Worker("words")
+    for name in ("on_open", "on_close", "on_any"):
+        with pytest.raises(TypeError, match=f"^{name} takes no parentheses: write @worker.{name}$"):
+            getattr(worker, name)()
+    with pytest.raises(TypeError, match=r'^a Worker needs the name of its service: Worker\("chat"\)$'):
+        Worker()  # type: ignore[call-arg]
 
 
 async def test_worker_without_handlers_says_so(caplog: pytest.LogCaptureFixture) -> None:

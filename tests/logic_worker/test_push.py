@@ -281,6 +281,11 @@ async def test_what_is_too_large_is_refused_where_it_is_said() -> None:
             worker.push_user("", b"")
         with pytest.raises(ValueError, match="empty name"):
             worker.push_group("", b"")
+        text: Any = "text"
+        wrong_body = r"^body must be bytes, not str; write text.encode\(\)$"
+        for push in (lambda: worker.push_group("g", text), lambda: worker.push_session(1, text)):
+            with pytest.raises(TypeError, match=wrong_body):
+                push()
         await gateway.until(lambda: gateway.actions)
         assert len(gateway.actions[0].push.body) == most
 
