@@ -48,7 +48,8 @@ class Admission:
         """Whether a packet of the session may come in, which has `opened` packets open."""
         if pool.refusing or (not pool.links and pool.load >= pool.capacity) or pool.waits_s > timeout_s * HOPELESS:
             return Verdict.REFUSE
-        if pool.load >= pool.capacity:
+        # A quarter on top is for those who have nothing open.
+        if pool.load >= pool.capacity + (0 if opened else pool.capacity >> 2):
             if pool.full_since is None:
                 pool.full_since = now
             if now - pool.full_since > WAIT_S:
@@ -59,7 +60,7 @@ class Admission:
         return Verdict.REFUSE if session.overdue else Verdict.WAIT
 
     def _share(self, session: Session, pool: Pool, now: float) -> int:
-        """Of packets that the session may have open: none only if the service, or the part of its address, is full."""
+        """Of packets that the session may have open, one at least."""
         if now - self._counted_at >= COUNT_EVERY_S:
             self._count(now)
         free = pool.capacity - pool.load
@@ -70,7 +71,7 @@ class Admission:
             share = free >> 3
         if pool.can_wait:
             share = min(share, int(pool.can_wait / max(1, self._active)))
-        return max(share, int(free > 0))
+        return max(share, 1)
 
     def _count(self, now: float) -> None:
         self._counted_at = now
@@ -90,7 +91,7 @@ class Admission:
         """There may be room: let those in who have waited longest and are within their share."""
         waiting = self.blocked[pool]
         for session in list(itertools.islice(waiting, LOOK_AT)):
-            if pool.load >= pool.capacity:
+            if pool.load >= pool.capacity + (pool.capacity >> 2):
                 return
             if session.in_flight < self._share(session, pool, now):
                 self._release(session, pool)

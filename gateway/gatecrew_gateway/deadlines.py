@@ -64,12 +64,17 @@ class Deadlines:
             self._list_again(pool)
         # Last, when every list is whole again: a session that hears of an end may send more.
         for packet in gone:
-            if packet.is_unheard or packet.deadline <= now:
-                self._dispatcher.expire(packet, now)
-            elif packet.route is None:
-                self._dispatcher.never_told(packet)
-            else:
-                self._dispatcher.no_worker(packet)
+            self._end(packet, now)
+
+    def _end(self, packet: Pending, now: float) -> None:
+        if packet.is_unheard or packet.deadline <= now:
+            self._dispatcher.expire(packet, now)
+        elif packet.route is None:
+            self._dispatcher.never_told(packet)
+        elif packet.lane.pool.refusing:
+            self._dispatcher.no_worker(packet)
+        else:
+            self._dispatcher.crowded_out(packet)
 
     @staticmethod
     def _list_again(pool: Pool) -> None:
@@ -108,6 +113,10 @@ class Deadlines:
             return waiting
         # Open and close events wait for a worker until their own, longer deadline.
         refusing = lane.pool.refusing
+        # Where the service is crowded, who has ended its side goes first: whoever connects, asks and leaves at once
+        # could hold as many shares as it likes.
+        if lane.session.ended and lane.pool.load >= lane.pool.capacity >> 1:
+            refusing = True
         gone = [p for p in waiting if p.deadline <= now or p.is_unheard or (refusing and p.route is not None)]
         if gone:
             lane.waiting = [packet for packet in waiting if packet not in gone]
@@ -121,13 +130,16 @@ class Deadlines:
             link.rested()
         link.count_hung(now)
         link.pool.look_at_probe(link, now)
+        if not (link.pending or link.expired or link.is_out):
+            link.limit.idle()
         late = [packet for packet in link.pending.values() if packet.deadline <= now]
         left = [packet for packet in link.pending.values() if packet.is_unheard and packet.deadline > now]
         held = {id(packet.lane): packet.lane for packet in link.pending.values() if packet.lane.waiting}
         unwritten = [packet for packet in link.queue if packet.deadline <= now or packet.is_unheard]
         if unwritten:
             link.queue = [packet for packet in link.queue if packet.deadline > now and not packet.is_unheard]
-        link.failed += len(late)
+        # Once for each session: one that asks for what takes too long is no sign of a sick worker.
+        link.failed += len({id(packet.lane.session) for packet in late})
         for packet in late:
             link.expire(packet)
             packet.lane.avoid = link
@@ -147,4 +159,4 @@ class Deadlines:
 
     def _expire_waiting(self, lane: Lane, now: float) -> None:
         for packet in self._remove(lane, now):
-            self._dispatcher.expire(packet, now)
+            self._end(packet, now)

@@ -246,6 +246,7 @@ class Dispatcher:
         """A worker is ready. `commands`: those it serves; None: all that no other service claims."""
         pool = link.pool
         if commands != pool.commands:
+            self._warn_of_rivals(pool, commands)
             # While versions of a service run side by side the newest says what it serves.
             pool.commands = commands
             self.routes.forget()
@@ -258,6 +259,23 @@ class Dispatcher:
             self._event_pools.append(pool)
             for session in tuple(self._sessions.by_id.values()):
                 self._event(session, pool, OPEN)
+
+    def _warn_of_rivals(self, pool: Pool, commands: frozenset[int] | None) -> None:
+        """Two services that serve one command: it goes to the first by name, which may be nobody's wish."""
+        for other in self.pools.values():
+            if other is pool or not other.links:
+                continue
+            shared = min((commands or frozenset()) & (other.commands or frozenset()), default=None)
+            if shared is None and not (commands is None and other.commands is None):
+                continue
+            first, second = sorted((pool.service, other.service))
+            log.warning(
+                "services %s and %s both serve %s: %s gets it; name one in a [[route]] to choose",
+                first,
+                second,
+                "every command" if shared is None else f"command {shared}",
+                first,
+            )
 
     def suspected(self, link: Link) -> None:
         """Silent for a while: it keeps what it has and gets nothing new."""
@@ -559,6 +577,13 @@ class Dispatcher:
         else:
             self.counters.cancelled += 1
             self._fail(packet, Status.CANCELLED, "the client has gone")
+
+    def crowded_out(self, packet: Pending) -> None:
+        """Its client has ended its side, and others need the room."""
+        self.counters.overloaded += 1
+        self._fail(
+            packet, Status.RESOURCE_EXHAUSTED, f"every worker of {packet.lane.pool.service!r} is full, try later"
+        )
 
     def never_told(self, event: Pending) -> None:
         """Its session came and went before any worker heard of it: none needs to."""

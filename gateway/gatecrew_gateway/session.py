@@ -50,6 +50,7 @@ class Session:
         "blocked",
         "bulk",
         "congested",
+        "ended",
         "groups",
         "id",
         "in_flight",
@@ -81,6 +82,7 @@ class Session:
         self.paused = False  # over max_in_flight, or blocked: its port reads nothing
         self.blocked = False  # a service has no room for it now (see admission.py)
         self.overdue = False  # it has been blocked for too long: what it sent is refused now
+        self.ended = False  # the client has ended its side: it sends nothing more, and waits for its answers
         self.congested = False  # the client does not keep up: its port reads nothing, and pushes are limited
         self.out: list[bytes] = []  # packets for the client, until the end of the batch, or longer if `bulk` is much
         self.bulk = 0  # bytes of pushes in `out`

@@ -114,6 +114,7 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return False
         if self.has_open:
+            self.session.ended = True
             self._listener.half_closed.add(self)
         else:
             self.close_at_once()

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 START = 256  # requests, of a worker that does not say how much it can run at once
 FLOOR = 64  # requests, the least for such a worker unless they die there
-LEAST = 4  # requests, if they do: one that hangs must not end all work
+LEAST = 16  # requests, if they do, and of one that comes back from being out
 QUEUED_S = 0.25  # in the queue of a worker that says how much it can run at once: longer is too long
 QUEUED_SHARE = 0.05  # the same as a share of the request's deadline, if that is shorter
 LONG_SHARE = 0.25  # of the deadline, in the queue of any other worker
+TIME_ENOUGH = 2.0  # times what such a request takes at least
 SHRINK_SHARE = 0.8  # of what was open, at most
 BIND_SHARE = 0.75  # with so much of the limit in use it is what holds packets back
 
@@ -56,10 +57,20 @@ class Limit:
         elif queued_s < long / 2 and self._depth >= self.now * BIND_SHARE:
             self.now = min(self.most, self.now + max(1, self.now // 2))
 
-    def expired(self) -> None:
-        """The probe's deadline has passed at the worker."""
+    def expired(self, deadline: float, least_s: float | None) -> None:
+        """The probe's deadline has passed at the worker. That is the worker's queue if such a request, which takes
+        `least_s` (None: nobody knows), had time enough when it was written, and was not alone.
+        """
+        had_s = deadline - self.probed_at
         self.probe = 0
-        self._shrink(0.5, self.concurrency or LEAST)
+        if least_s is not None and had_s > TIME_ENOUGH * least_s and self._depth >= self.now * BIND_SHARE:
+            self._shrink(0.5, self.concurrency or LEAST)
+
+    def idle(self) -> None:
+        """The worker has nothing: whatever kept it busy is over. Called ten times a second."""
+        start = min(self.most, 2 * self.concurrency or START)
+        if self.now < start:
+            self.now = min(start, self.now + max(1, self.now // 10))
 
     def _shrink(self, share: float, floor: int) -> None:
         self.now = min(self.now, max(floor, int(min(self.now, self._depth) * share)))

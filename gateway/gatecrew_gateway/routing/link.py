@@ -111,7 +111,7 @@ class Link:
             self.suspect = None
         packet.suspect = ""
         if packet.id == self.limit.probe:
-            self.limit.expired()
+            self.limit.expired(packet.deadline, None if packet.route is None else packet.route.least_s)
 
     def answered_late(self, id: int) -> None:
         """The worker has answered what nobody waits for, or what it was never asked."""
@@ -158,12 +158,12 @@ class Link:
                 lane.link, lane.open, lane.held = self, 1, True
                 batch.append(self.suspect)
                 room -= 1
-            if pool.detours and room > 0:
-                pool.end_detours(self, room)
             ready = pool.ready
             lanes = len(ready)
             if lanes > 1 and len(pool.links) > 1:
                 lanes = pool.share(self)
+            if pool.detours and room > 0:
+                lanes += pool.end_detours(self, room)
             while ready and room > 0 and lanes > 0:
                 lanes -= 1
                 lane = ready.popleft()
@@ -178,8 +178,9 @@ class Link:
                 else:
                     count = min(self._together(waiting), room)
                     route = waiting[0].route
-                    if ready and route is not None and route.slow:
-                        count = min(count, SLOW_QUANTUM)
+                    if route is not None and route.slow:
+                        # Where nobody waits now somebody may soon: much of the room stays free.
+                        count = min(count, SLOW_QUANTUM if ready else max(SLOW_QUANTUM, room >> 4))
                     batch += waiting[:count]
                     del waiting[:count]
                     lane.open = count

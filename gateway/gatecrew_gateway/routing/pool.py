@@ -131,12 +131,13 @@ class Pool:
         """Whether the lane may go to this link: the one that it avoids is better than none."""
         return lane.avoid is not link or not any(self.is_free(other) for other in self.links if other is not link)
 
-    def end_detours(self, link: Link, most: int) -> None:
-        """Let the link take lanes that avoid another one, ahead of all others."""
+    def end_detours(self, link: Link, most: int) -> int:
+        """Let the link take lanes that avoid another one, ahead of all others; returns how many."""
         found = list(itertools.islice((lane for lane in self.detours if self.may_detour(lane, link)), most))
         for lane in reversed(found):
             self.detours.remove(lane)
             self.ready.appendleft(lane)
+        return len(found)
 
     def share(self, link: Link) -> int:
         """How many of the lanes that are ready this link may take: so many that no link has more open than the others
