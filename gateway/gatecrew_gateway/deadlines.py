@@ -129,6 +129,7 @@ class Deadlines:
         if 0 < link.rests_until <= now:
             link.rested()
         link.count_hung(now)
+        link.listen(now)
         link.pool.look_at_probe(link, now)
         if not (link.pending or link.expired or link.is_out):
             link.limit.idle()

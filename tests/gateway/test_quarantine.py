@@ -526,3 +526,21 @@ def test_a_read_costs_one_look_while_nothing_is_quarantined(monkeypatch: pytest.
     assert not hashed
     say(crew, client, b"x" * 100, command=1)
     assert hashed
+
+
+def test_no_suspect_goes_to_a_worker_that_has_missed_a_heartbeat() -> None:
+    """It may hang already, over what another gateway has sent it: the suspect would be blamed for that."""
+    crew = Crew()
+    first = crew.worker("a")
+    crew.send(crew.client(), 1)
+    crew.run()
+    silent = crew.worker("b")
+    silent.link.spoke_at = crew.now - 1.01 * QUIET_S
+    crew.pass_time(0.0)
+    crew.lose(first)
+    crew.run()
+    assert not silent.in_flight
+    silent.link.spoke_at = crew.now
+    crew.pass_time(0.1)
+    crew.run()
+    assert len(silent.in_flight) == 1

@@ -202,6 +202,8 @@ class StreamLink:
                     return False
                 self.heard_at = self._loop.time()
                 link.sent_when_it_spoke = link.sent
+                link.spoke_at = self.heard_at
+                link.is_quiet = False
                 self._memory.took(len(data))
                 await self._take_in(link, parse(data))
         except grpc.aio.AioRpcError as error:

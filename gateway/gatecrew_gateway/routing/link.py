@@ -18,6 +18,7 @@ from .pool import FULL_BATCH, SLOW_QUANTUM, Pool
 
 REST_S = 0.05  # of a worker that gave a packet back; doubled while it goes on, up to MOST_REST_S
 MOST_REST_S = 1.0
+QUIET_S = 1.3  # without a word, heartbeats included
 HUNG_S = 2.0  # after its deadline, when the worker was told that nobody waits: a handler that still runs hangs
 
 
@@ -58,6 +59,8 @@ class Link:
         self.writing = False  # a batch is on its way to the socket: with a frozen worker, for long
         self.sent = 0
         self.sent_when_it_spoke = 0  # `sent` at the worker's last message
+        self.spoke_at = float("inf")  # time of that; infinite: nobody counts
+        self.is_quiet = False  # it has missed a heartbeat
         self.answered = 0
         self.failed = 0  # answered INTERNAL or UNAVAILABLE, or not in time
         self.conduct = Conduct()
@@ -119,6 +122,14 @@ class Link:
         if packet is not None and packet.lane.avoid is self:
             packet.lane.avoid = None
 
+    @property
+    def may_have_suspect(self) -> bool:
+        """One at a time; and a worker that is quiet may hang already, for which the suspect would be blamed."""
+        return self.suspect is None and not self.is_quiet
+
+    def listen(self, now: float) -> None:
+        self.is_quiet = now - self.spoke_at > QUIET_S
+
     def count_hung(self, now: float) -> None:
         self.hung = sum(now - packet.deadline > HUNG_S for packet in self.expired.values()) if self.expired else 0
 
@@ -152,7 +163,7 @@ class Link:
             del self.queue[:most]
         if takes_new:
             room -= len(batch)
-            if pool.suspects and room > 0 and self.suspect is None:
+            if pool.suspects and room > 0 and self.may_have_suspect:
                 lane = pool.suspects.popleft()
                 self.suspect = lane.waiting.pop(0)
                 lane.link, lane.open, lane.held = self, 1, True

@@ -114,7 +114,7 @@ class Pool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
         if link.awake or not self.is_free(link):
             return False
-        if self.ready or (self.suspects and link.suspect is None):
+        if self.ready or (self.suspects and link.may_have_suspect):
             return True
         return any(self.may_detour(lane, link) for lane in self.detours)
 
