@@ -5,7 +5,7 @@ import pytest
 from gatecrew_gateway.codec import Kind, Status
 from gatecrew_gateway.config import GatewayConfig, RouteConfig
 from gatecrew_gateway.routing import quarantine
-from gatecrew_gateway.routing.link import LinkState
+from gatecrew_gateway.routing.link import QUIET_S, LinkState
 from gatecrew_gateway.routing.pool import FULL_BATCH
 from gateway.crew import Client, Crew, Worker
 
