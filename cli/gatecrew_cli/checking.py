@@ -9,15 +9,17 @@ from importlib.machinery import PathFinder
 
 from gatecrew_gateway.config import parse_commands
 
+from .environment import unknown
 from .errors import UserError
 from .registry_access import registry_settings
-from .settings import Loaded
+from .settings import SECTIONS, Loaded
 
 
 def findings(loaded: Loaded, import_targets: bool) -> Iterator[str]:
     """Args:
     import_targets: run the workers' modules, as `up` would; otherwise they are only looked for.
     """
+    yield from unknown(os.environ, SECTIONS)
     yield from _registry(loaded)
     yield from _routes_never_reached(loaded)
     for number, worker in enumerate(loaded.settings.worker):

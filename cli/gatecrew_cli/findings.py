@@ -17,6 +17,7 @@ _NOT_A_TABLE = ("dataclass_type", "dataclass_exact_type", "model_type")
 _WHAT = {"int": "a whole number", "float": "a number", "string": "text", "bool": "true or false", "tuple": "a list"}
 # A bad one of these makes the others look bad too.
 _JUDGED_TOGETHER = ({"heartbeat_s", "suspect_after_s", "lost_after_s"}, {"worker_ca", "worker_cert", "worker_key"})
+LISTS = ("listener", "route", "worker")  # sections of which there may be several
 _ROUNDS = 100  # more findings in one table than anybody reads
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -79,14 +80,29 @@ def explain(finding: ErrorDetails, layers: Layers, sections: Mapping[str, tuple[
     if isinstance(cause, ConfigError):
         return f"{layers.where((*path, cause.key) if cause.key else path)}: {cause.problem}"
     if kind in _UNKNOWN:
+        if elsewhere := _elsewhere(path, sections):
+            return f"{layers.where(path)}: {elsewhere}"
         known = sections[str(path[0]) if len(path) > 1 else ""]
         near = get_close_matches(str(path[-1]), known, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         return f"{layers.where(path)}: unknown; {hint}"
     if kind in ("missing", "missing_argument"):
         return f"{layers.where(path)}: missing"
+    if len(path) == 1 and path[0] in LISTS and isinstance(finding["input"], dict) and layers.is_of_file(path):
+        return f"{layers.where(path)}: write [[{path[0]}]], with two brackets"
     value = "not shown" if path[-1] == "token" else _write_value(finding["input"])
     return f"{layers.where(path)}: {value}, {_must_be(finding)}"
+
+
+def _elsewhere(path: Path, sections: Mapping[str, tuple[str, ...]]) -> str:
+    """What to say of a key that another section has; nothing if none has it."""
+    key = str(path[-1])
+    own = str(path[0]) if len(path) > 1 else ""
+    for section, keys in sections.items():
+        if section not in ("", own) and key in keys:
+            table = f"[[{section}]]" if section in LISTS else f"[{section}]"
+            return f"unknown; {key} is a key of {table}" if own else f"unknown here; it is a key of {table}"
+    return ""
 
 
 def _must_be(finding: ErrorDetails) -> str:

@@ -61,6 +61,9 @@ class Layers:
         """Name of the strongest layer that says something of it."""
         return next((name for name, layer in self._layers if _holds(layer, path)), DEFAULT)
 
+    def is_of_file(self, path: Path) -> bool:
+        return self.origin(path) not in ("command line", "environment", DEFAULT)
+
     def where(self, path: Path) -> str:
         """Origin and key in one: `gatecrew.toml: listener[0].port`.
 

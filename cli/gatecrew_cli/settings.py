@@ -4,6 +4,7 @@ It fills the plain dataclasses of `gatecrew_gateway.config`, which hold the limi
 command line itself needs. What can't be meant is a UserError with one line for each finding: where, key, problem.
 """
 
+import logging
 import os
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar
@@ -14,10 +15,13 @@ from pydantic_settings.exceptions import SettingsError
 
 from gatecrew_gateway.config import ConfigError, GatewayConfig, ListenerConfig, RouteConfig, check_host
 
+from .environment import unknown
 from .errors import UserError
 from .findings import explain, path_of, validate
 from .layers import Layer, Layers, read_toml
 from .ports import parse_address
+
+log = logging.getLogger(__name__)
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -156,6 +160,12 @@ def load(config_file: str | None = None, flags: Layer | None = None) -> Loaded:
     if settings is None or lines:
         raise UserError("\n".join(lines))
     return Loaded(settings, layers)
+
+
+def warn_of_environment() -> None:
+    """Log which variables look like ours and say nothing."""
+    for line in unknown(os.environ, SECTIONS):
+        log.warning("%s", line)
 
 
 def _from_environment() -> dict[str, Any]:

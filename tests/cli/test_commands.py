@@ -407,6 +407,14 @@ def test_bad_input_is_one_line(project: Path, arguments: str) -> None:
     assert error.startswith(f"gatecrew: {BAD[arguments]}")
 
 
+def test_a_variable_that_says_nothing_is_a_finding_or_a_warning(tmp_path: Path) -> None:
+    misspelt = {"GATECREW_MAX_WAITING": "5"}
+    line = "environment: GATECREW_MAX_WAITING: unknown; did you mean GATECREW_GATEWAY__MAX_WAITING?"
+    assert run("config", "check", cwd=tmp_path, env=misspelt) == (2, "", f"gatecrew: {line}")
+    code, _, error = run("config", "show", cwd=tmp_path, env=misspelt)
+    assert (code, error.count(line)) == (0, 1)
+
+
 @pytest.mark.parametrize("arguments", ["worker m:worker", "up m:worker --listen 127.0.0.1:0"])
 def test_run_in_a_module_that_is_imported(tmp_path: Path, arguments: str) -> None:
     (tmp_path / "m.py").write_text('from gatecrew_worker import Worker\n\nworker = Worker("m")\nworker.run()\n')

@@ -1,9 +1,12 @@
 """Settings: who wins, and one line for each finding that says where it stands."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+import gatecrew_cli
+from gatecrew_cli.environment import OPTIONS, unknown
 from gatecrew_cli.errors import UserError
 from gatecrew_cli.settings import SECTIONS, load
 from gatecrew_gateway.config import GatewayConfig, ListenerConfig
@@ -148,6 +151,9 @@ def test_what_is_bad_hides_nothing_that_is_bad_too(file: Path) -> None:
         ("x = " + "[" * 5000, "gatecrew.toml: not TOML: maximum recursion depth exceeded"),
         ("gateway = 3", "gatecrew.toml: gateway: 3, must be a table"),
         ("listener = 3", "gatecrew.toml: listener: 3, must be a list"),
+        ("[listener]\nport = 1", "gatecrew.toml: listener: write [[listener]], with two brackets"),
+        ("[gateway]\nport = 1", "gatecrew.toml: gateway.port: unknown; port is a key of [[listener]]"),
+        ("max_waiting = 5", "gatecrew.toml: max_waiting: unknown here; it is a key of [gateway]"),
         ("[[gateway.listeners]]", "gatecrew.toml: gateway.listeners: goes into tables of its own, [[listener]]"),
         ("listener = []", "gatecrew.toml: listener: no listener; give at least one [[listener]]"),
         ("[[listener]]\n[[listener]]", "gatecrew.toml: listener: listeners need names of their own, got main, main"),
@@ -195,6 +201,25 @@ def test_findings_in_flags_and_environment_say_so(monkeypatch: pytest.MonkeyPatc
         "environment: GATECREW_GATWAY__DRAIN_S: there is no section GATWAY;"
         " there are GATEWAY, LISTENER, ROUTE, WORKER, REGISTRY"
     ]
+
+
+def test_variables_that_say_nothing_are_named() -> None:
+    known = {"GATECREW_LOOP": "", "GATECREW_LISTENER": "", "GATECREW_SEED": "", "GATECREW_REQUIRE_CONSUL": ""}
+    kubernetes = {"GATECREW_PORT_7000_TCP_ADDR": "", "GATECREW_SERVICE_HOST": "", "GATECREW_GATEWAY__DRAIN_S": ""}
+    assert list(unknown({**known, **kubernetes, "HOME": ""}, SECTIONS)) == []
+    misspelt = {"GATECREW_MAX_WAITING": "", "GATECREW_LOG_LEVL": "", "GATECREW_QQQ": ""}
+    assert list(unknown(misspelt, SECTIONS)) == [
+        "environment: GATECREW_LOG_LEVL: unknown; did you mean GATECREW_LOG_LEVEL?",
+        "environment: GATECREW_MAX_WAITING: unknown; did you mean GATECREW_GATEWAY__MAX_WAITING?",
+        "environment: GATECREW_QQQ: unknown; no setting and no option has this name",
+    ]
+
+
+def test_variables_of_options_are_known() -> None:
+    commands = Path(gatecrew_cli.__file__).parent.rglob("*.py")
+    texts = [file.read_text() for file in commands if file.name != "environment.py"]
+    named = {name for text in texts for name in re.findall(r'"(GATECREW_[A-Z_]*[A-Z])"', text)}
+    assert named - {"GATECREW_HEARTBEAT_FD"} == OPTIONS
 
 
 def test_the_registry_of_the_environment_goes_before_that_of_the_file(

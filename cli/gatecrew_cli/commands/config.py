@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from ..errors import UserError
 from ..layers import Path
-from ..settings import SECTIONS, Loaded, load
+from ..settings import SECTIONS, Loaded, load, warn_of_environment
 
 USUAL_FILE = "gatecrew.toml"
 
@@ -56,6 +56,7 @@ def show(file: str | None, as_json: bool) -> None:
     """Show the settings in force with FILE, the environment and the defaults, and where each comes from."""
     _say_what_is_not_read(file)
     loaded = load(file)
+    warn_of_environment()
     if as_json:
         print(json.dumps({section: _plain(getattr(loaded.settings, section)) for section in SECTIONS[""]}, indent=2))
     else:

@@ -35,7 +35,7 @@ def command(
     if handed_down:
         config, workers = read_handed_down(json.loads(handed_down))
     else:
-        from ..settings import load
+        from ..settings import load, warn_of_environment
 
         flags: dict[str, object] = {}
         if listen:
@@ -43,6 +43,7 @@ def command(
         if advertise:
             flags["gateway"] = {"advertise_host": advertise}
         settings = load(config_file, flags).settings
+        warn_of_environment()
         [config], workers = settings.gateways(), 0
         os.environ.update(settings.registry.environment())
     run(serve(config, workers), loop)

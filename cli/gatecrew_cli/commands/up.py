@@ -6,7 +6,7 @@ from ..cluster import Cluster
 from ..errors import UserError
 from ..loop import run
 from ..options import ADDRESS, config_option, logging_options, unresponsive_option
-from ..settings import load
+from ..settings import load, warn_of_environment
 
 
 @click.command("up")
@@ -52,6 +52,7 @@ def command(
     elif workers:
         raise UserError("--workers: needs to know of what; name a MODULE:OBJECT, or write `count` into the file")
     settings = load(config_file, flags).settings
+    warn_of_environment()
     if not settings.worker:
         raise UserError("up: no workers; name a Worker object, such as chat:worker for `worker` in chat.py")
     run(Cluster(settings, gateways, client, unresponsive_after_s).run(), "asyncio")
