@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import Any
+from unittest.mock import Mock
+
+import pytest
 
 from gatecrew.v1 import worker_pb2
 from gatecrew_gateway import ListenerConfig
+from gatecrew_gateway.actions import Actions
 from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, encode
+from gatecrew_gateway.net import stream
+from gatecrew_gateway.net.outflow import Outflow
 from gatecrew_worker import Request, Worker
+from gateway.crew import Crew
 from gateway.test_gateway import House, echo, house, until  # noqa: F401  # a fixture
 
 PATIENCE_S = 20.0  # generous: it only ends a test that has failed already
@@ -140,3 +147,54 @@ async def test_the_gateway_service_pushes_in_turns_too(house: House) -> None:  #
     assert reached.sessions == sessions
     for reader, _ in sockets:
         assert await packets_until(reader, Kind.PUSH) == [(Kind.PUSH, b"he")]
+
+
+async def test_receipts_that_a_worker_leaves_unread_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it could not be told of is not done: no receipt means that nobody knows."""
+    monkeypatch.setattr(stream, "MOST_RESULTS", 10)
+    crew = Crew()
+    client = crew.client()
+    actions = Actions(crew.sessions, crew.counters, lambda: crew.now)
+    hello = worker_pb2.GatewayHello()
+    shell = stream.StreamLink(Mock(), "echo", "a", hello, crew.dispatcher, actions, Outflow(), Mock(), crew.counters)
+    link = crew.worker("a").link
+
+    def pushes(first: int) -> worker_pb2.WorkerMessage:
+        push = [worker_pb2.Push(everyone=True, body=b"p", receipt=first + number) for number in range(8)]
+        return worker_pb2.WorkerMessage(actions=[worker_pb2.Action(push=each) for each in push])
+
+    await shell._act_in_turns(link, pushes(1))
+    await shell._act_in_turns(link, pushes(11))
+    assert [(each.receipt, each.delivered) for each in shell._receipts] == [(n, 1) for n in (*range(1, 9), 11, 12)]
+    assert len(client.pushes) == 10
+    assert crew.counters.actions_refused == 6
+    shell._messages([], link)  # the worker reads
+    await shell._act_in_turns(link, pushes(21))
+    assert [each.receipt for each in shell._receipts] == list(range(21, 29))
+
+
+async def test_an_error_with_one_connection_stops_no_other() -> None:
+    class Connection:
+        is_pouring = False
+        can_pour = False
+
+        def __init__(self, size: int | None) -> None:
+            self.size = size
+            self.poured = asyncio.Event()
+
+        def pour(self, most: int) -> int:
+            if self.size is None:
+                raise ZeroDivisionError
+            self.poured.set()
+            return self.size
+
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    outflow = Outflow()
+    broken, well = Connection(None), Connection(5)
+    outflow.add(broken)
+    outflow.add(well)
+    async with asyncio.timeout(PATIENCE_S):
+        await well.poured.wait()
+        await outflow.turn(1)
+    assert [type(each["exception"]) for each in errors] == [ZeroDivisionError]

@@ -87,21 +87,23 @@ class Outflow:
     def _run(self) -> None:
         self._due = False
         queue = self._queue
-        left = TURN_BYTES
-        for _ in range(min(len(queue), TURN_CONNECTIONS)):
-            connection = queue.popleft()
-            connection.is_pouring = False
-            left -= connection.pour(SHARE_BYTES)
-            if connection.can_pour:
-                connection.is_pouring = True
-                queue.append(connection)
-            if left <= 0:
-                break
         waiters = self._waiters
-        while waiters:
-            waiter = waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                break
-        if queue or waiters:
-            self._schedule()
+        left = TURN_BYTES
+        try:
+            for _ in range(min(len(queue), TURN_CONNECTIONS)):
+                connection = queue.popleft()
+                connection.is_pouring = False
+                left -= connection.pour(SHARE_BYTES)
+                if connection.can_pour:
+                    connection.is_pouring = True
+                    queue.append(connection)
+                if left <= 0:
+                    break
+            while waiters:
+                waiter = waiters.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+                    break
+        finally:
+            if queue or waiters:
+                self._schedule()

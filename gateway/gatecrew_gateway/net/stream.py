@@ -48,7 +48,7 @@ CRASHES = frozenset(
 MESSAGE_LIMIT = 3 << 20  # bytes; gRPC's own limit of 4 MiB would end the stream
 RESULT_BYTES = 1 << 20  # of the names in a query's result
 RESULTS_BYTES = 4 << 20  # of all results that wait for the worker to read
-MOST_RESULTS = 10_000  # that wait
+MOST_RESULTS = 10_000  # that wait; so many receipts, too
 
 
 class Unimplemented(Exception):
@@ -273,7 +273,7 @@ class StreamLink:
                 if fan_out is not None and not fan_out.is_done:
                     work = given = fan_out.go_on(pushed, now)
             reached = done if isinstance(done, int) else self._actions.pushed(done)
-            if action.push.receipt:
+            if action.push.receipt and len(self._receipts) < MOST_RESULTS:
                 self._receipts.append(worker_pb2.PushResult(receipt=action.push.receipt, delivered=reached))
                 self._wake()
         if settled < len(replies):
@@ -286,6 +286,8 @@ class StreamLink:
             if action.HasField("query"):
                 self._answer(action.query)
                 return 0
+            if action.push.receipt and len(self._receipts) >= MOST_RESULTS:
+                raise ActionError(f"{MOST_RESULTS} receipts wait to be read already")
             return self._actions.apply(action, touched)
         except ActionError as error:
             self._counters.actions_refused += 1
