@@ -94,11 +94,16 @@ class AnswerForThread(Answer[T]):
         self._read = read
 
     def __await__(self) -> Generator[Any, None, T]:
-        return self._understood((yield from asyncio.wrap_future(self.future).__await__()))
+        result = yield from asyncio.shield(asyncio.wrap_future(self.future)).__await__()
+        return self._understood(result)
 
     def result(self, timeout_s: float | None = None) -> T:
         return self._understood(self.future.result(timeout_s))
 
     def follow(self, future: asyncio.Future[worker_pb2.QueryResult | None]) -> None:
         """It will say what this says."""
-        future.add_done_callback(lambda done: self.future.set_result(None if done.cancelled() else done.result()))
+        future.add_done_callback(self._answered)
+
+    def _answered(self, done: asyncio.Future[worker_pb2.QueryResult | None]) -> None:
+        if not self.future.done():
+            self.future.set_result(None if done.cancelled() else done.result())

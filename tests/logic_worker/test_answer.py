@@ -9,6 +9,7 @@ import pytest
 
 from gatecrew.v1 import worker_pb2
 from gatecrew_worker import Request, SessionName, Status, StatusError, Worker, links
+from gatecrew_worker.answer import AnswerForThread
 
 from .gateway_end import GatewayEnd, eventually, linked
 
@@ -153,6 +154,40 @@ async def test_who_gives_up_waiting_takes_the_answer_from_nobody_else() -> None:
         await asyncio.wait([impatient])
         await answer(gateway, query, 2)
         assert await patient == 2
+
+
+async def test_who_gives_up_takes_nothing_from_others_of_a_question_that_a_thread_asked() -> None:
+    loop = asyncio.get_running_loop()
+    errors: list[object] = []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    answered: asyncio.Future[worker_pb2.QueryResult | None] = loop.create_future()
+    question: AnswerForThread[int] = AnswerForThread(lambda result: result.sessions)
+    question.follow(answered)
+
+    async def ask() -> int:
+        return await question
+
+    impatient, patient = asyncio.create_task(ask()), asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.wait([impatient])
+    answered.set_result(worker_pb2.QueryResult(sessions=2))
+    assert await patient == 2
+    assert question.result(0) == 2
+    assert not errors
+
+
+async def test_a_thread_that_cancels_its_future_disturbs_nobody() -> None:
+    loop = asyncio.get_running_loop()
+    errors: list[object] = []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    answered: asyncio.Future[worker_pb2.QueryResult | None] = loop.create_future()
+    question: AnswerForThread[int] = AnswerForThread(lambda result: result.sessions)
+    question.follow(answered)
+    question.future.cancel()
+    answered.set_result(worker_pb2.QueryResult(sessions=2))
+    await asyncio.sleep(0)
+    assert not errors
 
 
 def test_questions_are_checked() -> None:
