@@ -94,14 +94,12 @@ class ListenerConfig:
     max_sessions_per_address: int = 0  # of one client address; an IPv6 one counts with its /64. 0: no such limit
     max_accepts_per_s: int = 5000  # new connections; those above it wait
     max_in_flight: int = 64  # unanswered packets of one session; above it the socket is not read
-    max_unsent: int = (
-        1 << 20
-    )  # bytes; a client that leaves more than this unread for too long is cut; 4 times this, at once
+    max_unsent: int = 1 << 20  # bytes unread; more for too long, or 4 times this at a push, and the client is cut
     unsent_timeout_s: float = 10.0  # a client that does not catch up with its replies and pushes for so long is cut
     packet_timeout_s: float = 5.0  # from the first byte of a packet to its last
     first_packet_timeout_s: float = 10.0  # a new client is sent a ping after half of it; any packet will do. 0: off
     idle_timeout_s: float = 120.0  # silence of a client; it is sent a ping after half of it. 0: off
-    max_pings_per_s: int = 100  # pings and pongs of one session; above it no answer, after 2 s it is cut. 0: no limit
+    max_pings_per_s: int = 100  # pings and pongs of one session; above it it is not read, after 2 s cut. 0: no limit
 
     def __post_init__(self) -> None:
         where = f"listener {self.name!r}"

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from sys import getrefcount
 from typing import Protocol
 
-from .codec import Kind, encode, encode_goaway
+from .codec import encode_goaway
 from .config import ListenerConfig
 from .routing.lane import Lane
 from .routing.pool import Pool
@@ -248,10 +248,6 @@ class SessionTable:
             members.pop(session.id, None)
             if not members:
                 del index[name]
-
-
-def push_packet(command: int, body: bytes) -> bytes:
-    return encode(Kind.PUSH, command, 0, body)
 
 
 def dismiss(session: Session, reconnect_after_ms: int, reason: str) -> None:

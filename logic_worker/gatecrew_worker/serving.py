@@ -45,7 +45,7 @@ STACKS_SIGNAL = signal.SIGUSR1
 
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # else a second worker on the port takes half of the connections, unnoticed
-    # A gateway may ping as often as it needs to find a frozen worker.
+    # However often a gateway, or what is between, pings to see that the connection lives: no reason to end it.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
