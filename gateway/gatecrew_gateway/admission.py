@@ -16,14 +16,17 @@ Pure: time is an argument.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
+from collections.abc import Callable
 from enum import Enum
 
 from .routing.pool import Pool
 from .session import Session, SessionTable
 
 WAIT_S = 0.5  # that a packet may wait outside before it is refused
-COUNT_EVERY_S = 0.1  # what each address has open, while it matters
+COUNT_EVERY_S = 0.1  # what each address has open, while it matters; with very many sessions less often:
+COUNT_REST = 10  # times as long as it took
 HOPELESS = 0.5  # of its deadline: who would wait longer for a worker is refused at once
 LOOK_AT = 64  # blocked sessions at once: an answer must not cost a walk through all of them
 
@@ -35,12 +38,15 @@ class Verdict(Enum):
 
 
 class Admission:
-    """`blocked`: the sessions that wait outside of each full service, longest first, and since when."""
+    """`blocked`: the sessions that wait outside of each full service, longest first, and since when. `timer`: seconds,
+    by which we see what counting takes.
+    """
 
-    def __init__(self, sessions: SessionTable) -> None:
+    def __init__(self, sessions: SessionTable, timer: Callable[[], float] = time.perf_counter) -> None:
         self.blocked: dict[Pool, dict[Session, float]] = {}
         self._sessions = sessions
-        self._counted_at = -1.0
+        self._timer = timer
+        self._count_at = 0.0  # not before
         self._active = 0  # sessions that have something open
         self._open: Counter[str] = Counter()  # address -> packets that its sessions have open
 
@@ -61,7 +67,7 @@ class Admission:
 
     def _share(self, session: Session, pool: Pool, now: float) -> int:
         """Of packets that the session may have open, one at least."""
-        if now - self._counted_at >= COUNT_EVERY_S:
+        if now >= self._count_at:
             self._count(now)
         free = pool.capacity - pool.load
         share = free
@@ -74,13 +80,14 @@ class Admission:
         return max(share, 1)
 
     def _count(self, now: float) -> None:
-        self._counted_at = now
+        began = self._timer()
         self._active = 0
         self._open.clear()
         for session in self._sessions.by_id.values():
             if session.in_flight:
                 self._active += 1
                 self._open[session.address] += session.in_flight
+        self._count_at = now + max(COUNT_EVERY_S, COUNT_REST * (self._timer() - began))
 
     def block(self, session: Session, pool: Pool, now: float) -> None:
         """Its port is not read, and keeps what it has read, until `resume` or `sweep` lets it."""

@@ -119,7 +119,8 @@ class Deadlines:
             refusing = True
         gone = [p for p in waiting if p.deadline <= now or p.is_unheard or (refusing and p.route is not None)]
         if gone:
-            lane.waiting = [packet for packet in waiting if packet not in gone]
+            ids = {packet.id for packet in gone}
+            lane.waiting = [packet for packet in waiting if packet.id not in ids]
         return gone
 
     def sweep_link(self, link: Link, now: float) -> None:

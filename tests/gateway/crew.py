@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gatecrew_gateway.admission import Admission
 from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, decode_error
 from gatecrew_gateway.config import GatewayConfig, ListenerConfig
 from gatecrew_gateway.counters import Counters
@@ -157,6 +158,7 @@ class Crew:
             lambda pool: self._lingers.append((self.now + LINGER_S, pool)),
             self.forgotten.append,
         )
+        self.dispatcher.admission = Admission(self.sessions, lambda: self.now)
         self.deadlines = Deadlines(self.dispatcher)
 
     def worker(

@@ -1,14 +1,18 @@
 """Who gets a packet and what becomes of it: balancing, order, failover, deadlines, limits. No sockets, no clock."""
 
+from typing import Any
+
 import pytest
 
-from gatecrew_gateway.admission import WAIT_S
+from gatecrew_gateway.admission import WAIT_S, Admission
 from gatecrew_gateway.codec import Kind, Status
 from gatecrew_gateway.config import GatewayConfig, RouteConfig
 from gatecrew_gateway.deadlines import NO_WORKER_WAIT_S
 from gatecrew_gateway.dispatcher import CLOSE, OPEN
+from gatecrew_gateway.routing.lane import Lane, Pending
 from gatecrew_gateway.routing.link import REST_S
 from gatecrew_gateway.routing.pool import FULL_BATCH, LINGER_S, WORTH_A_BATCH
+from gatecrew_gateway.session import Session
 from gateway.crew import Client, Crew, Worker
 
 pytestmark = pytest.mark.quick
@@ -816,3 +820,50 @@ def test_pings_are_the_connections() -> None:
     crew.dispatcher.receive(client.session, [(Kind.PING, 0, 9, b"abc"), (Kind.PONG, 0, 9, b"")])
     assert client.pings == [(Kind.PING, 9, b"abc"), (Kind.PONG, 9, b"")]
     assert client.session.in_flight == 0
+
+
+# What it costs.
+
+
+def test_counting_the_sessions_takes_a_tenth_of_the_time_at_most() -> None:
+    crew = Crew(GatewayConfig(max_waiting=8))
+    client = crew.client()
+    counted = 0
+    spent = 0.0
+
+    class Sessions(dict[int, Session]):
+        def values(self) -> Any:
+            nonlocal counted, spent
+            counted += 1
+            spent += 0.05  # as long as it takes with very many
+            return super().values()
+
+    crew.sessions.by_id = Sessions(crew.sessions.by_id)
+    crew.dispatcher.admission = Admission(crew.sessions, lambda: spent)
+    pool = crew.worker("a", max_in_flight=1).link.pool
+    for _ in range(100):  # ten seconds
+        crew.dispatcher.admission.judge(client.session, pool, 0, 5.0, crew.now)
+        crew.now += 0.1
+    assert 10 <= counted <= 20
+
+
+def test_giving_up_what_waits_is_linear_in_its_number() -> None:
+    """Compared are the comparisons of packets, which a busy machine does not change."""
+    compared = 0
+
+    class Packet(Pending):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return self is other
+
+        __hash__ = None  # type: ignore[assignment]
+
+    crew = Crew()
+    lane = Lane(crew.client().session, crew.dispatcher.pool("echo"))
+    for number in range(200):
+        lane.waiting.append(Packet(number, lane, None, 0, 1, number, b"", crew.now + number % 2, True))
+    gone = crew.deadlines._remove(lane, crew.now)
+    assert [packet.id for packet in gone] == list(range(0, 200, 2))
+    assert [packet.id for packet in lane.waiting] == list(range(1, 200, 2))
+    assert compared == 0
