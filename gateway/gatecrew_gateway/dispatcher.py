@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol
 
 from .admission import Admission, Verdict
@@ -95,6 +95,20 @@ class Dispatcher:
             pool.down_since = self._clock()
         return pool
 
+    def bytes_held(self) -> int:
+        """Of packets that workers have, or shall have, or have not answered although nobody waits any more."""
+        lanes: dict[int, Lane] = {}
+        size = 0
+        for link in self._links:
+            for packet in chain(link.queue, link.pending.values()):
+                size += len(packet.body)
+                if packet.lane.waiting:
+                    lanes[id(packet.lane)] = packet.lane
+            size += sum(len(packet.body) for packet in link.expired.values())
+        listed = chain.from_iterable((pool.ready, pool.suspects, pool.detours) for pool in self.pools.values())
+        lanes.update((id(lane), lane) for lane in chain.from_iterable(listed))
+        return size + sum(len(packet.body) for lane in lanes.values() for packet in lane.waiting)
+
     # From clients.
 
     def receive(self, session: Session, packets: Sequence[Received]) -> Sequence[Received]:
@@ -160,37 +174,36 @@ class Dispatcher:
             quarantine.tidy(now)
         left = []
         for packet in packets:
-            kind, command, seq, body = packet
+            kind, command, _, body = packet
             if command in quarantine.watched and kind <= _RECEIVED_NOTIFY:
                 route = self.routes.resolve(command)
                 letter = quarantine.find(route.pool.service, command, body) if route else None
                 if letter is not None:
                     letter.refused += 1
                     self.counters.quarantine_refused += 1
-                    if kind == _RECEIVED_NOTIFY:
-                        self.counters.notifies_dropped += 1
-                    else:
-                        self._error(session, command, seq, Status.FAILED_PRECONDITION, _QUARANTINED_BEFORE)
+                    self._turn_away(session, packet, Status.FAILED_PRECONDITION, _QUARANTINED_BEFORE)
                     continue
             left.append(packet)
         return left
 
-    def _refuse_for_memory(
-        self, session: Session, packets: Sequence[tuple[int, int, int, bytes]]
-    ) -> Sequence[tuple[int, int, int, bytes]]:
+    def _refuse_for_memory(self, session: Session, packets: Sequence[Received]) -> Sequence[Received]:
         """Refuse all that would be kept; what is left."""
         left = []
         for packet in packets:
-            kind, command, seq, _ = packet
-            if kind > _RECEIVED_NOTIFY:
+            if packet[0] > _RECEIVED_NOTIFY:
                 left.append(packet)
-                continue
-            self.counters.memory_refused += 1
-            if kind == _RECEIVED_NOTIFY:
-                self.counters.notifies_dropped += 1
             else:
-                self._error(session, command, seq, Status.RESOURCE_EXHAUSTED, "the gateway is full, try later")
+                self.counters.memory_refused += 1
+                self._turn_away(session, packet, Status.RESOURCE_EXHAUSTED, "the gateway is full, try later")
         return left
+
+    def _turn_away(self, session: Session, packet: Received, status: Status, reason: str) -> None:
+        """It was never let in: a request hears of it, what a client tells is dropped."""
+        kind, command, seq, _ = packet
+        if kind == _RECEIVED_NOTIFY:
+            self.counters.notifies_dropped += 1
+        else:
+            self._error(session, command, seq, status, reason)
 
     def _refuse(self, session: Session, kind: int, command: int, seq: int, route: Route | None) -> None:
         if route is None and not self.pools:

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import Coroutine, Iterator
-from itertools import chain
+from collections.abc import Callable, Coroutine, Iterator
 
 import grpc
 import grpc.aio
@@ -63,7 +62,7 @@ class Gateway:
         self._actions = Actions(self._sessions, self.counters, self._loop.time)
         self._outflow = Outflow()
         limit = parse_size(config.memory_limit) if config.memory_limit else available_memory() // 2
-        self._memory = Memory(limit, resident_memory(), self._connections, self._bytes_in_flight, self.counters)
+        self._memory = Memory(limit, resident_memory(), self._connections, self._bytes_held, self.counters)
         self._dispatcher = Dispatcher(
             config, self._sessions, self.counters, self._loop.time, self._arm_linger, self._forget
         )
@@ -184,26 +183,27 @@ class Gateway:
         while True:
             await asyncio.sleep(TICK_S)
             now = self._loop.time()
-            try:
-                self._memory.tick()
-                self._dispatcher.out_of_memory = self._memory.refuses
-                self._crew.tick(now)
-                for listener in self._listeners:
-                    listener.sweep(now)
-            except Exception:
-                log.exception("tick")  # a bug of ours; without the clock nothing would ever be given up
+            self._do("memory", self._look_at_memory)
+            self._do("crew", self._crew.tick, now)
+            for listener in self._listeners:
+                self._do(listener.config.name, listener.sweep, now)
+
+    def _do(self, name: str, work: Callable[..., None], *arguments: float) -> None:
+        try:
+            work(*arguments)
+        except Exception:
+            log.exception("tick of %s", name)  # a bug of ours; the others must not stand still for it
+
+    def _look_at_memory(self) -> None:
+        self._memory.tick()
+        self._dispatcher.out_of_memory = self._memory.refuses
 
     def _connections(self) -> Iterator[Connection]:
         for listener in self._listeners:
             yield from listener.connections
 
-    def _bytes_in_flight(self) -> int:
-        """Of packets that workers have, or shall have."""
-        links = [member.link.link for member in self._crew.members.values() if member.link is not None]
-        open_ = chain.from_iterable(chain(link.pending.values(), link.queue) for link in links if link is not None)
-        lanes = chain.from_iterable(session.all_lanes() for session in self._sessions.by_id.values())
-        waiting = chain.from_iterable(lane.waiting for lane in lanes)
-        return sum(len(packet.body) for packet in chain(open_, waiting))
+    def _bytes_held(self) -> int:
+        return self._dispatcher.bytes_held()
 
     def _arm_linger(self, pool: Pool) -> None:
         self._loop.call_later(LINGER_S, pool.linger_passed)
@@ -269,8 +269,10 @@ class Gateway:
             ),
         )
         left = len(self._sessions)
-        level = logging.WARNING if left else logging.INFO
-        log.log(level, "drain ended: %d clients were still there and are cut", left, extra=told)
+        if left:
+            log.warning("drain ended: %d clients were still there and are cut", left, extra=told)
+        else:
+            log.info("drain ended: no client was left", extra=told)
 
     async def _deregister(self) -> None:
         if self._registration is not None:

@@ -3,11 +3,14 @@
 What is held is counted in two ways. The growth of the process since its start costs one read; it lags, and it keeps
 what was freed. Adding up what all sessions hold is exact but for what their sockets share of a push. The lesser of both
 is what counts. So nothing is counted packet by packet: ten times a second, and while workers send much, the
-size is read, and only if it is above half of the limit all that is held is added up.
+size is read, and only if it is above half of the limit all that is held is added up. With very many clients that takes
+long, so it rests ten times as long; what the process has grown since is taken for held until then.
 """
 
 from __future__ import annotations
 
+import heapq
+import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -19,6 +22,8 @@ REFUSE_AT = 0.9  # new clients and packets are refused
 CUT_AT = 0.95  # the clients that hold most are cut, until less than TIGHT_AT is held
 REFUSING_TICKS = 5  # so long at REFUSE_AT, and they are cut as well: others must not pay for them
 GROWN = 0.02  # of the limit: so much more since the last look, and all is added up again
+REST = 10  # times as long as it took, before all is added up again
+UNKNOWN_REST = 100  # where nobody says how large the process is: then nothing says that there is no need
 
 
 class Holder(Protocol):
@@ -34,7 +39,7 @@ class Holder(Protocol):
 
 class Memory:
     """`resident()`: the size of the process in bytes, None where that is unknown. `holders()`: all connections.
-    `in_flight()`: bytes of packets with workers.
+    `in_flight()`: bytes of packets with workers. `timer`: seconds, by which we see what adding up takes.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class Memory:
         holders: Callable[[], Iterable[Holder]],
         in_flight: Callable[[], int],
         counters: Counters,
+        timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.is_tight = False
         self.refuses = False
@@ -52,8 +58,13 @@ class Memory:
         self._holders = holders
         self._in_flight = in_flight
         self._counters = counters
+        self._timer = timer
         self._base: int | None = None  # the program itself, at the first tick
-        self._scanned_at = 0  # what it had grown by then
+        self._looked_at = 0  # what it had grown by the last look
+        self._scanned_at = 0  # and when all was added up
+        self._scanned = 0  # what was held then
+        self._scan_after = 0.0  # timer; not before
+        self._is_known = True
         self._refusing_ticks = 0
         self._came = 0  # bytes, since the last look
         counters.memory_limit_bytes = limit
@@ -63,30 +74,41 @@ class Memory:
         self._came += size
         if self._came > self._limit * GROWN:
             self._came = 0
-            if self._growth() - self._scanned_at > self._limit * GROWN:
-                self._add_up()
+            if self._growth() - self._looked_at > self._limit * GROWN:
+                self._look()
 
     def tick(self) -> None:
         """Ten times a second: find out what is held, and act on it."""
-        self._add_up()
+        self._look()
         self._refusing_ticks = self._refusing_ticks + 1 if self.refuses else 0
 
-    def _add_up(self) -> None:
-        growth = self._scanned_at = self._growth()
+    def _look(self) -> None:
+        growth = self._looked_at = self._growth()
+        held = min(growth, self._scanned + max(0, growth - self._scanned_at))
         if growth < self._limit * SCAN_AT:
-            held = growth
-        else:
-            held = min(growth, self._in_flight() + sum(holder.held for holder in self._holders()))
-            if held > self._limit * CUT_AT or (
-                held > self._limit * REFUSE_AT and self._refusing_ticks >= REFUSING_TICKS
-            ):
-                held -= self._cut(held - int(self._limit * TIGHT_AT))
+            held = self._scanned = self._scanned_at = growth
+        elif self._timer() >= self._scan_after or (
+            held > self._limit * CUT_AT and growth - self._scanned_at > self._limit * GROWN
+        ):
+            held = self._add_up(growth)
         self.is_tight = held > self._limit * TIGHT_AT
         self.refuses = held > self._limit * REFUSE_AT
         self._counters.memory_held_bytes = held
 
+    def _add_up(self, growth: int) -> int:
+        """All that is held, after those are cut who hold too much."""
+        began = self._timer()
+        held = min(growth, self._in_flight() + sum(holder.held for holder in self._holders()))
+        if held > self._limit * CUT_AT or (held > self._limit * REFUSE_AT and self._refusing_ticks >= REFUSING_TICKS):
+            held -= self._cut(held - int(self._limit * TIGHT_AT))
+        self._scanned, self._scanned_at = held, growth
+        now = self._timer()
+        self._scan_after = now + (now - began) * (REST if self._is_known else UNKNOWN_REST)
+        return held
+
     def _growth(self) -> int:
         size = self._resident()
+        self._is_known = size is not None
         if size is None:
             return self._limit
         if self._base is None:
@@ -96,11 +118,13 @@ class Memory:
     def _cut(self, too_much: int) -> int:
         """Cut those who hold most; returns how many bytes that frees."""
         freed = 0
-        for holder in sorted(self._holders(), key=lambda each: each.held, reverse=True):
-            held = holder.held
-            if freed >= too_much or not held:
+        fattest = [(-holder.held, number, holder) for number, holder in enumerate(self._holders())]
+        heapq.heapify(fattest)
+        while fattest and freed < too_much:
+            held, _, holder = heapq.heappop(fattest)
+            if not held:
                 break
             holder.cut_for_memory()
             self._counters.memory_clients_cut += 1
-            freed += held
+            freed -= held
         return freed

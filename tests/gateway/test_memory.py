@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gatecrew_cli.client import ReplyError
-from gatecrew_gateway import GatewayConfig
+from gatecrew_gateway import GatewayConfig, RouteConfig
 from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, Status, decode_error, encode
 from gatecrew_gateway.config import ConfigError, parse_size
 from gatecrew_gateway.counters import Counters
 from gatecrew_gateway.memory import Memory
 from gatecrew_gateway.net.machine import available_memory, resident_memory
-from gateway.crew import Crew
+from gateway.crew import Client, Crew
 from gateway.test_gateway import House, echo, house, until  # noqa: F401  # a fixture
 
 LIMIT = 1000
@@ -32,15 +33,30 @@ class Holder:
 
 
 class Process:
-    """Of which the clients hold a part."""
+    """Of which the clients hold a part. `size`: None where nobody says."""
 
-    def __init__(self) -> None:
-        self.size = 500
+    def __init__(self, size: int | None = 500) -> None:
+        self.size: Any = size
         self.holders: list[Holder] = []
         self.in_flight = 0
         self.counters = Counters()
-        self.memory = Memory(LIMIT, lambda: self.size, lambda: self.holders, lambda: self.in_flight, self.counters)
+        self.now = 0.0
+        self.scan_s = 0.0  # that adding up takes
+        self.scans = 0
+        self.memory = Memory(
+            LIMIT, lambda: self.size, lambda: self.holders, self.add_up, self.counters, lambda: self.now
+        )
         self.memory.tick()
+
+    def add_up(self) -> int:
+        self.scans += 1
+        self.now += self.scan_s
+        return self.in_flight
+
+    def tick(self, count: int) -> None:
+        for _ in range(count):
+            self.now += 0.1
+            self.memory.tick()
 
     @property
     def level(self) -> tuple[bool, bool]:
@@ -108,6 +124,67 @@ def test_what_comes_between_two_ticks_is_seen() -> None:
     assert not process.memory.refuses
     process.memory.took(20)
     assert process.memory.refuses
+
+
+def test_adding_up_takes_a_tenth_of_the_time_at_most() -> None:
+    process = Process()
+    process.scan_s = 0.16
+    Holder(process, 600)
+    process.tick(100)  # ten seconds, and what adding up took
+    assert process.scans <= 0.11 * process.now / process.scan_s
+    assert process.scans >= 5
+
+
+def test_between_two_looks_growth_counts_and_much_of_it_is_a_reason_to_look() -> None:
+    process = Process()
+    process.scan_s = 10.0
+    small = Holder(process, 600)
+    process.tick(1)
+    assert process.scans == 1
+    process.size += 320
+    process.tick(1)
+    assert (process.scans, process.memory.is_tight, process.memory.refuses) == (1, True, True)
+    fat = Holder(process, 700)
+    process.tick(1)
+    assert process.scans == 2
+    assert (process.holders, process.memory.refuses) == ([small], False)
+    assert fat not in process.holders
+
+
+def test_where_the_size_is_unknown_it_is_added_up_rarely() -> None:
+    process = Process(None)
+    process.scan_s = 0.16
+    process.tick(200)
+    assert 1 <= process.scans <= 3
+
+
+def test_all_packets_count_that_wait_or_are_with_workers() -> None:
+    """Whatever lane they wait in, whoever has gone; and those that a worker never answers, while we keep them."""
+    body = bytes(1000)
+    config = GatewayConfig(
+        routes=(RouteConfig(commands="1", order="none"), RouteConfig(commands="2", notify_delivery="at-least-once"))
+    )
+    crew = Crew(config)
+    worker = crew.worker("a", max_in_flight=2)
+    held = crew.dispatcher.bytes_held
+
+    def say(client: Client, command: int, kind: Kind = Kind.REQUEST, count: int = 1) -> None:
+        client.offer([(int(kind), command, seq, body) for seq in range(count)])
+        crew.run()
+
+    with_worker, free, leaves = crew.client(), crew.client(), crew.client()
+    say(with_worker, 2, count=2)
+    assert len(worker.in_flight) == 2
+    assert held() == 2000
+    say(with_worker, 2)  # queued at the link, or in its lane
+    say(free, 1)
+    say(leaves, 2, Kind.NOTIFY)
+    assert held() == 5000
+    crew.leave(leaves)
+    assert held() == 5000
+    crew.pass_time(6)
+    assert len(worker.link.expired) == 2
+    assert held() == 2000 + 1000 * sum(len(lane.waiting) for lane in worker.link.pool.ready)
 
 
 @pytest.mark.parametrize(
