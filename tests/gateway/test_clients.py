@@ -359,3 +359,49 @@ async def test_nothing_of_those_who_left_is_kept(house: House) -> None:
     tables = (listener.connections, listener.unfinished, listener.congested, listener.half_closed, listener.closing)
     assert [len(table) for table in tables] == [0] * 5
     assert (len(listener.heartbeats), len(listener.turns), len(listener._entrance)) == (0, 0, 0)
+
+
+# Whose time runs, and what runs on.
+
+
+@pytest.mark.parametrize("why", ["it does not read", "it pings too much"])
+async def test_a_packet_takes_no_time_while_we_do_not_read_its_rest(house: House, why: str) -> None:
+    gateway = await house.gateway(ListenerConfig(port=0, packet_timeout_s=1, unsent_timeout_s=3600), workers=0)
+    _, writer = await house.socket(gateway)
+    writer.write(encode(Kind.REQUEST, 1, 1, b"half")[:9])
+    [listener] = gateway._listeners
+    await until(lambda: len(listener.unfinished) == 1)
+    [connection] = listener.connections
+    stop, go_on = {
+        "it does not read": (connection.pause_writing, connection.resume_writing),
+        "it pings too much": (connection.throttle, connection.unthrottle),
+    }[why]
+    stop()
+    connection._expect_the_rest()  # as when the stop comes from what was written for the first half of a read
+    assert not listener.unfinished
+    listener.sweep(listener.loop.time() + 2)
+    assert gateway.counters.wire_errors == 0
+    go_on()
+    await until(lambda: connection in listener.unfinished)
+    await until(lambda: gateway.counters.wire_errors == 1)
+
+
+async def test_an_error_in_one_part_of_the_tick_stops_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = await house.gateway(ListenerConfig(name="main", port=0), ListenerConfig(name="side", port=0), workers=0)
+    ticks: Counter[str] = Counter()
+
+    def breaks(name: str) -> Any:
+        def tick(*_: object) -> None:
+            ticks[name] += 1
+            raise ZeroDivisionError
+
+        return tick
+
+    for name, owner, method in (
+        ("memory", gateway._memory, "tick"),
+        ("crew", gateway._crew, "tick"),
+        ("main", gateway._listeners[0], "sweep"),
+        ("side", gateway._listeners[1], "sweep"),
+    ):
+        monkeypatch.setattr(owner, method, breaks(name))
+    await until(lambda: len(ticks) == 4)

@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
         """The client reads more slowly than we write: hear nothing more of it until it has caught up."""
         if not self._closing:
             self.session.congested = self._behind = True
-            self._transport.pause_reading()
+            self._stop_reading()
             self._listener.congested[self] = self._listener.loop.time() - self._congested_s
 
     def resume_writing(self) -> None:
@@ -193,8 +193,13 @@ class Connection(asyncio.Protocol):
         """Of a slice or of a packet. With a packet's the client may be late, but not while we do not read."""
         if self._decoder.has_more:
             self._wait_turn()
-        elif not self.session.paused:
+        elif not self._is_held:
             self._listener.unfinished.setdefault(self, self._listener.loop.time())
+
+    def _stop_reading(self) -> None:
+        """Until `_go_on`. The rest of a packet can't come meanwhile, so it has all of its time again after that."""
+        self._listener.unfinished.pop(self, None)
+        self._transport.pause_reading()
 
     def _wait_turn(self) -> None:
         if not (self._waits or self._closing):
@@ -350,7 +355,7 @@ class Connection(asyncio.Protocol):
 
     def throttle(self) -> None:
         self._throttled = True
-        self._transport.pause_reading()
+        self._stop_reading()
 
     def unthrottle(self) -> None:
         self._throttled = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import sys
 from collections import deque
 from contextlib import suppress
 from itertools import islice
@@ -112,7 +113,7 @@ class Listener:
         reason = NO_MEMORY if self._memory.refuses else self._entrance.refusal(origin)
         if reason and not (reason is FULL and self.heartbeats.give_place()):
             self._entrance.refused(reason, f"{host}:{port}", self.now)
-            self._refuse(sock, reason)
+            self._refuse(sock, encode_error(0, 0, Status.RESOURCE_EXHAUSTED, reason))
             return
         self._entrance.entered(origin)
         connection = Connection(self, f"{host}:{port}", origin)
@@ -134,12 +135,12 @@ class Listener:
         if not connection.was_made:
             self._entrance.left(connection.origin)
 
-    def _refuse(self, sock: socket.socket, reason: str) -> None:
+    def _refuse(self, sock: socket.socket, packet: bytes) -> None:
         """One write, and no session. The socket is kept for a moment: closing it while the client still sends would
         reset the connection, and the client might not read why. Not many are, or they would use up the descriptors.
         """
         with suppress(OSError):
-            sock.send(encode_error(0, 0, Status.RESOURCE_EXHAUSTED, reason))
+            sock.send(packet)
             sock.shutdown(socket.SHUT_WR)
         self._refused.append((self.now + CLOSE_WITHIN_S, sock))
         if len(self._refused) > REFUSED_KEPT:
@@ -232,20 +233,26 @@ class Listener:
         """
         on_the_way_s = min(ON_THE_WAY_S, within_s / 4)
         told: dict[Connection, float] = {}  # since when
+        for sock, connection in self._held_back:
+            self._entrance.left(connection.origin)
+            self._refuse(sock, _goaway(reason))
+        self._held_back = []
         untold = list(self.connections)
         random.shuffle(untold)
         count = len(untold)
         started = self.loop.time()
-        while self.connections:
+        while self.connections or self._opening:
             now = self.loop.time()
             passed = now - started
             if passed > within_s:
                 return
-            due = count if passed >= spread_s else int(count * passed / spread_s) + 1
+            if not untold:  # who had just been accepted when it began has come in since
+                untold = [connection for connection in self.connections if connection not in told]
+            due = sys.maxsize if passed >= spread_s else int(count * passed / spread_s) + 1
             while untold and len(told) < due:
                 connection = untold.pop()
                 told[connection] = now
-                connection.session.out.append(encode_goaway(random.randrange(1000), reason))
+                connection.session.out.append(_goaway(reason))
                 connection.session.flush()
             for connection, since in told.items():
                 if now - since >= on_the_way_s and connection.is_settled:
@@ -266,3 +273,8 @@ class Listener:
             connection.abort()
         if self.connections:
             await self._emptied.wait()
+
+
+def _goaway(reason: str) -> bytes:
+    """Come again at once, but not all in one moment."""
+    return encode_goaway(random.randrange(1000), reason)
