@@ -6,7 +6,8 @@ Pure: no sockets, no gRPC, no event loop; the clock is handed in. Every accepted
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Protocol
 
@@ -97,17 +98,34 @@ class Dispatcher:
 
     def bytes_held(self) -> int:
         """Of packets that workers have, or shall have, or have not answered although nobody waits any more."""
+        return sum(len(packet.body) for packet in self._packets_held())
+
+    def bytes_held_of(self) -> Counter[Session]:
+        """The same, by session."""
+        held: Counter[Session] = Counter()
+        for packet in self._packets_held():
+            held[packet.lane.session] += len(packet.body)
+        return held
+
+    def _packets_held(self) -> Iterator[Pending]:
         lanes: dict[int, Lane] = {}
-        size = 0
         for link in self._links:
             for packet in chain(link.queue, link.pending.values()):
-                size += len(packet.body)
+                yield packet
                 if packet.lane.waiting:
                     lanes[id(packet.lane)] = packet.lane
-            size += sum(len(packet.body) for packet in link.expired.values())
+            yield from link.expired.values()
         listed = chain.from_iterable((pool.ready, pool.suspects, pool.detours) for pool in self.pools.values())
         lanes.update((id(lane), lane) for lane in chain.from_iterable(listed))
-        return size + sum(len(packet.body) for lane in lanes.values() for packet in lane.waiting)
+        for lane in lanes.values():
+            yield from lane.waiting
+
+    def drop_forfeit(self) -> None:
+        """Sessions were cut because they held too much: keep no bodies of theirs, be they in the hands of workers."""
+        for link in self._links:
+            for packet in link.expired.values():
+                if packet.lane.session.is_forfeit:
+                    packet.drop_body()
 
     # From clients.
 
@@ -588,7 +606,7 @@ class Dispatcher:
             self.counters.deadlines_exceeded += 1
             self._fail(packet, Status.DEADLINE_EXCEEDED, "no answer within the deadline")
         else:
-            self.counters.cancelled += 1
+            self.counters.cancelled += packet.kind == REQUEST
             self._fail(packet, Status.CANCELLED, "the client has gone")
 
     def crowded_out(self, packet: Pending) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 
 import grpc
 import grpc.aio
@@ -21,7 +21,7 @@ from .actions import Actions
 from .config import GatewayConfig, parse_size
 from .counters import Counters
 from .dispatcher import Dispatcher
-from .memory import Memory
+from .memory import Holder, Memory
 from .net.connection import Connection
 from .net.crew import TICK_S, Crew
 from .net.dead_letters import DeadLetters
@@ -62,7 +62,9 @@ class Gateway:
         self._actions = Actions(self._sessions, self.counters, self._loop.time)
         self._outflow = Outflow()
         limit = parse_size(config.memory_limit) if config.memory_limit else available_memory() // 2
-        self._memory = Memory(limit, resident_memory(), self._connections, self._bytes_held, self.counters)
+        self._memory = Memory(
+            limit, resident_memory(), self._connections, self._bytes_held, self._bytes_held_of, self.counters
+        )
         self._dispatcher = Dispatcher(
             config, self._sessions, self.counters, self._loop.time, self._arm_linger, self._forget
         )
@@ -183,8 +185,8 @@ class Gateway:
         while True:
             await asyncio.sleep(TICK_S)
             now = self._loop.time()
-            self._do("memory", self._look_at_memory)
             self._do("crew", self._crew.tick, now)
+            self._do("memory", self._look_at_memory)
             for listener in self._listeners:
                 self._do(listener.config.name, listener.sweep, now)
 
@@ -195,6 +197,8 @@ class Gateway:
             log.exception("tick of %s", name)  # a bug of ours; the others must not stand still for it
 
     def _look_at_memory(self) -> None:
+        if self._memory.has_cut:
+            self._dispatcher.drop_forfeit()
         self._memory.tick()
         self._dispatcher.out_of_memory = self._memory.refuses
 
@@ -204,6 +208,11 @@ class Gateway:
 
     def _bytes_held(self) -> int:
         return self._dispatcher.bytes_held()
+
+    def _bytes_held_of(self) -> Mapping[Holder, int]:
+        """Of each connection. What is left of those that have gone is nobody's."""
+        held = self._dispatcher.bytes_held_of()
+        return {session.port: size for session, size in held.items() if isinstance(session.port, Connection)}
 
     def _arm_linger(self, pool: Pool) -> None:
         self._loop.call_later(LINGER_S, pool.linger_passed)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from .counters import Counters
@@ -21,6 +21,8 @@ TIGHT_AT = 0.8  # no new client is read
 REFUSE_AT = 0.9  # new clients and packets are refused
 CUT_AT = 0.95  # the clients that hold most are cut, until less than TIGHT_AT is held
 REFUSING_TICKS = 5  # so long at REFUSE_AT, and they are cut as well: others must not pay for them
+LITTLE_BYTES = 4096  # who holds less is not cut: it is not the one; or
+LITTLE = 0.0001  # of the limit: then 10 000 of them can't fill it
 GROWN = 0.02  # of the limit: so much more since the last look, and all is added up again
 REST = 10  # times as long as it took, before all is added up again
 UNKNOWN_REST = 100  # where nobody says how large the process is: then nothing says that there is no need
@@ -31,7 +33,7 @@ class Holder(Protocol):
 
     @property
     def held(self) -> int:
-        """Bytes that are free once the connection is cut."""
+        """Bytes that are free once the connection is cut, without its packets in flight."""
         ...
 
     def cut_for_memory(self) -> None: ...
@@ -39,7 +41,8 @@ class Holder(Protocol):
 
 class Memory:
     """`resident()`: the size of the process in bytes, None where that is unknown. `holders()`: all connections.
-    `in_flight()`: bytes of packets with workers. `timer`: seconds, by which we see what adding up takes.
+    `in_flight()`: bytes of packets with workers. `in_flight_of()`: the same, by connection.
+    `timer`: seconds, by which we see what adding up takes.
     """
 
     def __init__(
@@ -48,15 +51,18 @@ class Memory:
         resident: Callable[[], int | None],
         holders: Callable[[], Iterable[Holder]],
         in_flight: Callable[[], int],
+        in_flight_of: Callable[[], Mapping[Holder, int]],
         counters: Counters,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.is_tight = False
         self.refuses = False
+        self.has_cut = False  # since the last tick: the packets of who was cut go before the next one
         self._limit = limit
         self._resident = resident
         self._holders = holders
         self._in_flight = in_flight
+        self._in_flight_of = in_flight_of
         self._counters = counters
         self._timer = timer
         self._base: int | None = None  # the program itself, at the first tick
@@ -72,13 +78,14 @@ class Memory:
     def took(self, size: int) -> None:
         """So many bytes came in: between two ticks it may be more than there is room for."""
         self._came += size
-        if self._came > self._limit * GROWN:
+        if self._came > self._limit * GROWN and not self.has_cut:
             self._came = 0
             if self._growth() - self._looked_at > self._limit * GROWN:
                 self._look()
 
     def tick(self) -> None:
-        """Ten times a second: find out what is held, and act on it."""
+        """Ten times a second, after the sweep of what nobody waits for: find out what is held, and act on it."""
+        self.has_cut = False
         self._look()
         self._refusing_ticks = self._refusing_ticks + 1 if self.refuses else 0
 
@@ -118,13 +125,18 @@ class Memory:
     def _cut(self, too_much: int) -> int:
         """Cut those who hold most; returns how many bytes that frees."""
         freed = 0
-        fattest = [(-holder.held, number, holder) for number, holder in enumerate(self._holders())]
+        little = min(LITTLE_BYTES, self._limit * LITTLE)
+        in_flight = self._in_flight_of()
+        fattest = [
+            (-holder.held - in_flight.get(holder, 0), number, holder) for number, holder in enumerate(self._holders())
+        ]
         heapq.heapify(fattest)
         while fattest and freed < too_much:
             held, _, holder = heapq.heappop(fattest)
-            if not held:
+            if -held <= little:
                 break
             holder.cut_for_memory()
+            self.has_cut = True
             self._counters.memory_clients_cut += 1
             freed -= held
         return freed

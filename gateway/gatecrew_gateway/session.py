@@ -54,6 +54,7 @@ class Session:
         "groups",
         "id",
         "in_flight",
+        "is_forfeit",
         "lane",
         "lanes",
         "listener",
@@ -79,6 +80,7 @@ class Session:
         self.groups: set[str] | None = None
         self.version = 0  # of what workers are told: user and attributes
         self.in_flight = 0  # accepted and without an outcome
+        self.is_forfeit = False  # cut because it held too much: nothing of it is kept, be it accepted
         self.paused = False  # over max_in_flight, or blocked: its port reads nothing
         self.blocked = False  # a service has no room for it now (see admission.py)
         self.overdue = False  # it has been blocked for too long: what it sent is refused now

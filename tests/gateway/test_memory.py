@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gatecrew_cli.client import ReplyError
-from gatecrew_gateway import GatewayConfig, RouteConfig
+from gatecrew_gateway import GatewayConfig, ListenerConfig, RouteConfig, memory
 from gatecrew_gateway.codec import FROM_GATEWAY, Decoder, Kind, Status, decode_error, encode
 from gatecrew_gateway.config import ConfigError, parse_size
 from gatecrew_gateway.counters import Counters
 from gatecrew_gateway.memory import Memory
 from gatecrew_gateway.net.machine import available_memory, resident_memory
+from gatecrew_worker import Request
 from gateway.crew import Client, Crew
-from gateway.test_gateway import House, echo, house, until  # noqa: F401  # a fixture
+from gateway.test_gateway import House, echo, house, read_packets, until  # noqa: F401  # a fixture
 
 LIMIT = 1000
 
 
 class Holder:
-    def __init__(self, process: Process, held: int) -> None:
+    def __init__(self, process: Process, held: int, in_flight: int = 0) -> None:
         self.held = held
+        self.in_flight = in_flight
         self._process = process
-        process.size += held
+        process.size += held + in_flight
+        process.in_flight += in_flight
         process.holders.append(self)
 
     def cut_for_memory(self) -> None:
-        self._process.size -= self.held
+        self._process.size -= self.held + self.in_flight
+        self._process.in_flight -= self.in_flight
         self._process.holders.remove(self)
 
 
@@ -44,7 +49,13 @@ class Process:
         self.scan_s = 0.0  # that adding up takes
         self.scans = 0
         self.memory = Memory(
-            LIMIT, lambda: self.size, lambda: self.holders, self.add_up, self.counters, lambda: self.now
+            LIMIT,
+            lambda: self.size,
+            lambda: self.holders,
+            self.add_up,
+            self.in_flight_of,
+            self.counters,
+            lambda: self.now,
         )
         self.memory.tick()
 
@@ -52,6 +63,9 @@ class Process:
         self.scans += 1
         self.now += self.scan_s
         return self.in_flight
+
+    def in_flight_of(self) -> dict[memory.Holder, int]:
+        return {holder: holder.in_flight for holder in self.holders}
 
     def tick(self, count: int) -> None:
         for _ in range(count):
@@ -106,6 +120,88 @@ def test_packets_in_flight_count() -> None:
     assert process.level == (False, False)  # nobody holds it
     process.in_flight = 920
     assert process.level == (True, True)
+
+
+def test_who_holds_much_in_flight_is_cut_before_who_holds_a_little() -> None:
+    process = Process()
+    slow = [Holder(process, 2) for _ in range(20)]
+    fat = [Holder(process, 0, 100) for _ in range(10)]
+    assert process.level == (False, False)
+    assert process.holders == [*slow, *fat[3:]]
+    assert process.counters.memory_clients_cut == 3
+
+
+def test_nobody_is_cut_for_what_others_hold() -> None:
+    """Bytes of packets whose clients have gone are free when workers answer; who holds next to nothing can't help."""
+    process = Process()
+    little = [Holder(process, 0, 0) for _ in range(20)]
+    process.in_flight = 990
+    process.size += 990
+    assert process.level == (True, True)
+    assert process.holders == little
+
+
+def test_of_who_was_cut_nothing_is_kept_be_it_with_a_worker() -> None:
+    crew = Crew()
+    worker = crew.worker("a", max_in_flight=2)
+    cut, other = crew.client(), crew.client()
+    crew.send(cut, 1)
+    crew.send(cut, 1, kind=Kind.NOTIFY)
+    crew.run()
+    crew.send(cut, 1, 1)
+    crew.send(cut, 1, kind=Kind.NOTIFY)
+    crew.send(other, 1)
+    cut.session.is_forfeit = True
+    with_worker = worker.in_flight
+    crew.leave(cut)
+    crew.pass_time(0.1)
+    crew.dispatcher.drop_forfeit()
+    assert [packet.body for packet in with_worker] == [b"", b""]
+    assert cut.session.in_flight == 0
+    assert [lane.session for lane in worker.link.pool.ready] == [other.session]
+    assert (crew.counters.cancelled, crew.counters.notifies_dropped) == (3, 2)
+    worker.answer_all()
+    crew.run()
+    assert [packet.lane.session for packet in worker.in_flight] == [other.session]
+
+
+async def test_clients_with_open_requests_are_cut_and_slow_uploaders_are_not(house: House) -> None:  # noqa: F811
+    go_on = asyncio.Event()
+    worker = echo()
+
+    @worker.on(2)
+    async def slow(request: Request) -> bytes:
+        await go_on.wait()
+        return b""
+
+    await house.worker(worker)
+    gateway = await house.gateway(
+        ListenerConfig(port=0, packet_timeout_s=60),
+        memory_limit="1MiB",
+        routes=(RouteConfig(commands="*", deadline_ms=60_000),),
+    )
+    growth = 0
+    gateway._memory._growth = lambda: growth  # type: ignore[method-assign]
+    packet = encode(Kind.REQUEST, 1, 1, bytes(2500))
+    uploaders = [await house.socket(gateway) for _ in range(5)]
+    for _, writer in uploaders:
+        writer.write(packet[:-1])
+    fat = [await house.socket(gateway) for _ in range(18)]
+    for _, writer in fat:
+        writer.write(encode(Kind.REQUEST, 2, 1, bytes(60_000)))
+    await until(lambda: gateway._dispatcher.bytes_held() == 18 * 60_000)
+    await until(lambda: sum(each.held for each in gateway._connections()) == 5 * (len(packet) - 1))
+    growth = 2 << 20
+    await until(lambda: gateway.counters.memory_clients_cut > 0)
+    await until(lambda: gateway.counters.cancelled == gateway.counters.memory_clients_cut)
+    assert gateway._dispatcher.bytes_held() < 0.8 * (1 << 20)
+    await until(lambda: not gateway._memory.is_tight)
+    for reader, writer in uploaders:
+        writer.write(packet[-1:])
+        [(kind, _, _, body)] = await read_packets(reader, 1)
+        assert (kind, body) == (Kind.REPLY, bytes(2500))
+    assert gateway.counters.memory_clients_cut == 5  # as many as must be
+    go_on.set()
 
 
 def test_what_many_share_counts_once() -> None:

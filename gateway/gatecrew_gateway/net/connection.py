@@ -257,6 +257,7 @@ class Connection(asyncio.Protocol):
         return self._decoder.held + backlog + self._transport.get_write_buffer_size() + self.session.held
 
     def cut_for_memory(self) -> None:
+        self.session.is_forfeit = True
         self._backlog = []
         self._decoder = Decoder()
         self.session.discard()

@@ -45,7 +45,7 @@ class Pending:
     ) -> None:
         self.id = id
         self.lane = lane
-        self.route = route  # None: an open or close event
+        self.route = route  # None: an open or close event, or forfeit
         self.kind = kind
         self.command = command
         self.seq = seq
@@ -61,8 +61,16 @@ class Pending:
 
     @property
     def is_unheard(self) -> bool:
-        """A request whose client has gone. What a client tells, and events, are worth running all the same."""
-        return self.kind == REQUEST and self.lane.session.port is None
+        """A request whose client has gone. What a client tells, and events, are worth running all the same, but what
+        one tells that was cut because it held too much does not hold that any longer.
+        """
+        session = self.lane.session
+        return session.port is None and (self.kind == REQUEST or (session.is_forfeit and self.kind == NOTIFY))
+
+    def drop_body(self) -> None:
+        """A worker has it, nobody waits for it, and its room is needed. It can't be known again by its body."""
+        self.body = b""
+        self.route = None
 
 
 _id = attrgetter("id")

@@ -166,6 +166,8 @@ class Quarantine:
     def acquit(self, packet: Pending, now: float) -> None:
         """A worker has answered it: if it was in doubt, what is the same is not dangerous."""
         command = packet.command
+        if packet.route is None:
+            return
         if not packet.suspect and command not in self.watched and command not in self.accused:
             return
         key = packet.lane.pool.service, digest(packet.body)
