@@ -9,6 +9,7 @@ class Counters:
     sessions_closed: int = 0
     sessions_refused: int = 0  # over max_sessions, or the process's file descriptors
     addresses_refused: int = 0  # over max_sessions_per_address
+    places_given: int = 0  # clients disconnected for a newcomer, since their address had most places
     accepts_delayed: int = 0  # times that max_accepts_per_s was used up
     wire_errors: int = 0
     slow_clients_cut: int = 0

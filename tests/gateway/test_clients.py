@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gatecrew_cli.client import Client, ClientClosed
-from gatecrew_gateway import Gateway, ListenerConfig
+from gatecrew_gateway import Gateway, ListenerConfig, RouteConfig
 from gatecrew_gateway.codec import Kind, Status, decode_error, encode
 from gatecrew_gateway.net import turns
 from gatecrew_gateway.net.entrance import origin_of
@@ -307,6 +307,48 @@ async def test_who_never_said_a_word_gives_its_place_to_a_newcomer(house: House)
     with pytest.raises(ClientClosed, match="full"):
         await third.request(1)
     assert await well.request(1, b"still") == b"still"
+
+
+async def test_an_address_that_fills_a_listener_gives_places_to_others(house: House) -> None:
+    worker = echo()
+    go_on = asyncio.Event()
+
+    @worker.on(2)
+    async def wait(request: Request) -> bytes:
+        await go_on.wait()
+        return b"late"
+
+    await house.worker(worker)
+    gateway = await house.gateway(
+        ListenerConfig(port=0, max_sessions=5), routes=(RouteConfig(commands="*", deadline_ms=60_000),)
+    )
+    [listener] = gateway._listeners
+    async with AsyncExitStack() as stack:
+        crowd = []
+        for silent_s in (50, 40, 10, 20, 30):
+            crowd.append(await from_address(gateway, "127.0.0.1", stack))
+            assert await is_let_in(*crowd[-1])
+            [connection] = [each for each in listener.connections if each.heard_at > 1]
+            connection.heard_at = 1 - silent_s / 100
+        busy_reader, busy_writer = crowd[0]
+        busy_writer.write(encode(Kind.REQUEST, 2, 8, b""))
+        await until(lambda: any(each.has_open for each in listener.connections))
+        [busy] = [each for each in listener.connections if each.has_open]
+        busy.heard_at = 0.1
+        assert not await is_let_in(*await from_address(gateway, "127.0.0.1", stack))
+        for number, gone in enumerate((1, 4, 3), 1):
+            newcomer = await from_address(gateway, f"127.0.0.{1 + number}", stack)
+            assert await is_let_in(*newcomer)
+            assert gateway.counters.places_given == number
+            with contextlib.suppress(ConnectionError):
+                assert await crowd[gone][0].read() == b""
+        # Now it has two of five, no more than others might.
+        assert not await is_let_in(*await from_address(gateway, "127.0.0.9", stack))
+        assert await is_let_in(*crowd[2])
+        go_on.set()
+        [(kind, _, seq, body)] = await read_packets(busy_reader, 1)
+        assert (kind, seq, body) == (Kind.REPLY, 8, b"late")
+        assert (gateway.counters.places_given, gateway.counters.sessions_refused) == (3, 2)
 
 
 async def test_newcomers_wait_when_too_many_come_in_a_second(house: House) -> None:

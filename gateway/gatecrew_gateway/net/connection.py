@@ -302,6 +302,11 @@ class Connection(asyncio.Protocol):
         return hasattr(self, "session")
 
     @property
+    def is_aborted(self) -> bool:
+        """It is as good as gone."""
+        return self._aborted
+
+    @property
     def has_open(self) -> bool:
         """It has sent what has no answer yet, or the answer is not written."""
         return bool(self.session.in_flight or self._backlog or self.session.out)

@@ -35,6 +35,7 @@ class Entrance:
         self._house = house
         self._counters = counters
         self._of_address: dict[str, int] = {}
+        self._most_of = ""  # the address that had more than half of the places last
         self._refused = 0  # since the last line of log
         self._said_at = float("-inf")
 
@@ -51,10 +52,20 @@ class Entrance:
             return FULL
         return ""
 
+    @property
+    def crowding(self) -> str:
+        """The address that has more than half of the places; empty: none has."""
+        return self._most_of if self._has_most(self._of_address.get(self._most_of, 0)) else ""
+
+    def _has_most(self, count: int) -> bool:
+        return count * 2 > min(self._config.max_sessions, self._house.room)
+
     def entered(self, origin: str) -> None:
         self.clients += 1
         self._house.clients += 1
-        self._of_address[origin] = self._of_address.get(origin, 0) + 1
+        count = self._of_address[origin] = self._of_address.get(origin, 0) + 1
+        if self._has_most(count):
+            self._most_of = origin
 
     def left(self, origin: str) -> None:
         self.clients -= 1

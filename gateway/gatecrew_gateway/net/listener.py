@@ -18,6 +18,7 @@ from ..memory import Memory
 from ..session import SessionTable
 from .acceptor import Acceptor
 from .connection import CLOSE_WITHIN_S, Connection
+from .crowd import Crowd
 from .entrance import FULL, NO_MEMORY, Entrance, House, origin_of
 from .heartbeats import Heartbeats
 from .outflow import Outflow
@@ -66,6 +67,7 @@ class Listener:
         self._memory = memory
         self._held_back: list[tuple[socket.socket, Connection]] = []  # they came while memory was tight
         self._entrance = Entrance(config, house, counters)
+        self._crowd = Crowd(config.name, self.connections, counters, self.loop.time)
         self._acceptor: Acceptor | None = None
         self._opening: set[asyncio.Task[None]] = set()
         self._refused: deque[tuple[float, socket.socket]] = deque()  # until when
@@ -111,7 +113,7 @@ class Listener:
     def _accepted(self, sock: socket.socket, host: str, port: int) -> None:
         origin = origin_of(host)
         reason = NO_MEMORY if self._memory.refuses else self._entrance.refusal(origin)
-        if reason and not (reason is FULL and self.heartbeats.give_place()):
+        if reason and not (reason is FULL and self._make_room(origin)):
             self._entrance.refused(reason, f"{host}:{port}", self.now)
             self._refuse(sock, encode_error(0, 0, Status.RESOURCE_EXHAUSTED, reason))
             return
@@ -121,6 +123,13 @@ class Listener:
             self._held_back.append((sock, connection))
         else:
             self._let_in(sock, connection)
+
+    def _make_room(self, origin: str) -> bool:
+        """Let somebody who is here give its place to a newcomer from this address; False: there is nobody."""
+        if self.heartbeats.give_place():
+            return True
+        crowding = self._entrance.crowding
+        return crowding not in ("", origin) and self._crowd.give_place(crowding)
 
     def _let_in(self, sock: socket.socket, connection: Connection) -> None:
         task = self.loop.create_task(self._open(sock, connection))
