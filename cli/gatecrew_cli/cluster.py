@@ -101,10 +101,16 @@ class Cluster:
         if registry.address:
             from gatecrew_registry import Registry  # costs an HTTP client, so only here
 
-            from .registry_access import check_reachable, registry_settings
+            from .registry_access import Unreachable, check_reachable, registry_settings
 
             async with Registry(registry_settings(self._environment)) as consul:
-                await check_reachable(consul)
+                try:
+                    await check_reachable(consul)
+                except Unreachable as error:
+                    if not os.environ.get("CONSUL_HTTP_ADDR"):
+                        raise
+                    stale = f"CONSUL_HTTP_ADDR names a registry that does not answer, {consul.settings.url}"
+                    raise UserError(f"{stale}; unset it, and `up` starts its own") from error
                 return consul.settings.url
         listen = (
             registry.listen or f"127.0.0.1:{0 if reason_not_to_bind('127.0.0.1', REGISTRY_PORT) else REGISTRY_PORT}"

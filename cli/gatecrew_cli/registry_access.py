@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from gatecrew_registry import Entry, Registry, RegistryError, RegistrySettings, Timing
+from gatecrew_registry import Entry, NoAnswer, Registry, RegistryError, RegistrySettings, Timing
 
 from .errors import UserError
 from .ports import EVERY_ADDRESS
@@ -26,6 +26,10 @@ def registry_settings(environment: Mapping[str, str] = os.environ) -> RegistrySe
         raise UserError(str(error)) from None
 
 
+class Unreachable(UserError):
+    """The registry does not answer."""
+
+
 async def check_reachable(registry: Registry) -> None:
     """Ask it for its leader.
 
@@ -35,7 +39,8 @@ async def check_reachable(registry: Registry) -> None:
     try:
         await registry.leader()
     except RegistryError as error:
-        raise UserError(f"{error}; start it, or say where it is with CONSUL_HTTP_ADDR") from None
+        kind = Unreachable if isinstance(error, NoAnswer) else UserError
+        raise kind(f"{error}; start it, or say where it is with CONSUL_HTTP_ADDR") from None
 
 
 async def list_entries(settings: RegistrySettings, *tags: str) -> list[list[Entry]]:

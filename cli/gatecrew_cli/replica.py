@@ -165,7 +165,7 @@ class Replica:
             },
             check="grpc" if has_health else "none",
         )
-        async with Registration(self._registry, entry):
+        async with Registration(self._registry, entry, at_first="no gateway can find this worker yet"):
             self.address, self.pid = entry.address, life.pid
             without = "" if has_health else "; it has no health service, so the registry does not check it"
             self._say(f"serves on {entry.address}, pid {life.pid}{without}", sys.stdout)

@@ -138,7 +138,9 @@ class Serving:
         await self._server.start()
         self.address = _join(advertise_host or host, self.port)
         if registry is not None:
-            await self._registered.enter_async_context(Registration(registry, self._entry(advertise_host or host)))
+            entry = self._entry(advertise_host or host)
+            registration = Registration(registry, entry, at_first="no gateway can find this worker yet")
+            await self._registered.enter_async_context(registration)
 
     def hurry(self) -> None:
         """Leave at once, whatever is open."""

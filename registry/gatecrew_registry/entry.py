@@ -20,6 +20,10 @@ class RegistryError(Exception):
     """The registry, or what was said about it, is not usable; the text is one clear line."""
 
 
+class NoAnswer(RegistryError):
+    """Nobody listens there, or nothing came back in time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One instance of a service.

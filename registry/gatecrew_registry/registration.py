@@ -27,7 +27,8 @@ class Registration:
     that restarts without a data directory forgets what it was told. With a TTL check, looking is renewing. A registry
     that is down, at start too, is no reason to stop: it goes on trying. Entering waits for the end of the first try
     only; `wait` is for those who must know. Leaving takes 4 s at most, twice `leave_s`, and never raises. `note` is
-    asked every 10 s for a line that people read beside the entry.
+    asked every 10 s for a line that people read beside the entry. `at_first` says for the log what it means that
+    the registry has not answered yet.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Registration:
         entry: Entry,
         note: Callable[[], str] | None = None,
         *,
+        at_first: str = "",
         look_every_s: float | None = None,  # LOOK_EVERY_S
         leave_s: float | None = None,  # LEAVE_S
     ) -> None:
@@ -44,7 +46,12 @@ class Registration:
         self._look_every_s = LOOK_EVERY_S if look_every_s is None else look_every_s
         self._leave_s = LEAVE_S if leave_s is None else leave_s
         self._registry = registry
-        self._outage = Outage(_logger, f"{entry.id} is not registered anew")
+        self._outage = Outage(
+            _logger,
+            f"{entry.id} is not registered anew",
+            at_first or f"{entry.id} is not registered yet",
+            f"{entry.id} is registered",
+        )
         self._tried = asyncio.Event()
         self._registered = asyncio.Event()
         self._leaving = asyncio.Event()

@@ -13,7 +13,7 @@ import aiohttp
 from consul import aio, base
 from consul.callback import CB
 
-from .entry import Entry, RegistryError
+from .entry import Entry, NoAnswer, RegistryError
 from .payload import MAX_NOTE, check_definition, check_id, note_definition, note_id, parse_instances, parse_services
 from .settings import RegistrySettings
 from .snapshot import Snapshot
@@ -59,7 +59,11 @@ class _HttpClient(aio.HTTPClient):  # type: ignore[misc]  # py-consul is not typ
                 body = await response.text("utf-8")
             return callback(base.Response(response.status, response.headers, body))
         except TimeoutError:
-            raise self._error(f"no answer within {timeout.total:g} s") from None
+            raise NoAnswer(f"registry {self._settings.url}: no answer within {timeout.total:g} s") from None
+        except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, ConnectionRefusedError):
+                raise NoAnswer(f"registry {self._settings.url} does not answer (connection refused)") from None
+            raise self._error(str(error)) from None
         except Exception as error:  # whatever aiohttp, py-consul and a strange answer come up with
             raise self._error(str(error) or type(error).__name__) from None
 

@@ -63,7 +63,7 @@ class Watch:
         self._tag = tag
         self._timing = timing
         self._believed = LastKnownGood(timing.settle_s, timing.grace_s)
-        self._outage = Outage(_logger, "the last known list stays")
+        self._outage = Outage(_logger, "the last known list stays", "there is no list yet")
         self._changed = asyncio.Event()
         self._closed = False
         self._is_listed = False  # the registry has told once which services there are

@@ -72,7 +72,7 @@ def test_call_takes_a_gateway_from_its_variable(cluster: Cluster, port: int) -> 
 def test_call_without_registry_or_gateway_is_one_line(start: Start, port: int) -> None:
     code, out, error = run("call", "1", env={"CONSUL_HTTP_ADDR": f"127.0.0.1:{port}"})
     assert (code, out, len(error.splitlines())) == (2, "", 1)
-    assert error.startswith(f"gatecrew: registry http://127.0.0.1:{port}: ")
+    assert error.startswith(f"gatecrew: registry http://127.0.0.1:{port} does not answer (connection refused); ")
     assert error.endswith("; or name a gateway with --gateway")
     registry = start(gatecrew("registry", "--listen", f"127.0.0.1:{port}"), ALONE)
     registry.wait_line("^gatecrew ready")
@@ -456,7 +456,7 @@ def test_a_port_in_use_is_one_line(project: Path, arguments: str, cluster: Clust
 def test_a_status_without_registry_is_one_line(port: int) -> None:
     code, _, error = run("status", env={"CONSUL_HTTP_ADDR": f"127.0.0.1:{port}"})
     assert code == 2
-    assert error.startswith(f"gatecrew: registry http://127.0.0.1:{port}: ")
+    assert error.startswith(f"gatecrew: registry http://127.0.0.1:{port} does not answer (connection refused)")
     assert len(error.splitlines()) == 1
 
 

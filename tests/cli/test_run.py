@@ -243,8 +243,9 @@ def test_a_registry_that_comes_later_hears_of_it(start: Start, program: list[str
     address = f"127.0.0.1:{free_port()}"
     process = start(gatecrew("run", "--service", "upper", "--", *program), {**ALONE, "CONSUL_HTTP_ADDR": address})
     process.wait_line("^ready: 1 of upper")
-    process.wait_line("is not registered anew")
+    process.wait_line(r"does not answer \(connection refused\): no gateway can find this worker yet\. Start it, or set")
     start(gatecrew("registry", "--listen", address), ALONE).wait_line("^gatecrew ready")
+    process.wait_line("the registry answers; upper-.* is registered")
     until(lambda: len(entries(address, "upper")) == 1, "registered")
     assert process.stop() == 0
     assert entries(address, "upper") == []

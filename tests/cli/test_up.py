@@ -219,7 +219,8 @@ def test_a_consul_that_is_not_there_is_one_line(project: Path, port: int) -> Non
     code, out, error = run("up", "chat:worker", "--listen", "127.0.0.1:0", cwd=project, env={"CONSUL_HTTP_ADDR": where})
     assert (code, out) == (2, "")
     [line] = error.splitlines()
-    assert line.startswith(f"gatecrew: registry http://{where}: ")
+    named = f"CONSUL_HTTP_ADDR names a registry that does not answer, http://{where}"
+    assert line == f"gatecrew: {named}; unset it, and `up` starts its own"
 
 
 def test_all_can_be_said_in_a_file(start: Start, project: Path, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_a_right_less_is_too_little(consul: Consul, tmp_path: Path) -> None:
         try:
             process.wait_line("^gatecrew ready")
             if needed_for == "write":
-                process.wait_line("gatecrew-gateway-.* is not registered anew.*|.*Permission denied.*gatecrew-gateway")
+                process.wait_line("gatecrew-gateway-.* is not registered yet.*|.*Permission denied.*gatecrew-gateway")
             else:
                 clients = process.wait_line(r"main=(127\.0\.0\.1:\d+)")[1]
                 assert run("call", "1", "--gateway", clients)[0] == 1  # it sees no worker
