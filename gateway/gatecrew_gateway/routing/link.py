@@ -14,7 +14,7 @@ from enum import StrEnum
 from .lane import Pending
 from .limit import Limit
 from .outliers import Conduct
-from .pool import FULL_BATCH, SLOW_QUANTUM, Pool
+from .pool import FULL_BATCH, SLOW_QUANTUM, WORTH_A_BATCH, Pool
 
 REST_S = 0.05  # of a worker that gave a packet back; doubled while it goes on, up to MOST_REST_S
 MOST_REST_S = 1.0
@@ -173,6 +173,9 @@ class Link:
             lanes = len(ready)
             if lanes > 1 and len(pool.links) > 1:
                 lanes = pool.share(self)
+                head = ready[0].waiting[0].route
+                if head is not None and head.fast:
+                    lanes = max(lanes, WORTH_A_BATCH)
             if pool.detours and room > 0:
                 lanes += pool.end_detours(self, room)
             while ready and room > 0 and lanes > 0:

@@ -26,6 +26,7 @@ WORTH_A_BATCH = 16  # lanes
 FULL_BATCH = 256  # packets
 NEVER = 1 << 62
 LINGER_S = 0.001
+FAST_S = 0.002  # from writing to answer: then a batch is not made smaller than WORTH_A_BATCH to share it
 SLOW_S = 0.02  # handlers that take longer are slow: a gRPC message is nothing against them
 SLOW_QUANTUM = 2  # packets of a lane that go together where handlers are slow and others wait
 PROGRESS_TICKS = 20  # over which the rate of answers is measured
@@ -163,6 +164,7 @@ class Pool:
         elif route.least_s < route.timeout_s / 4:
             # It may have become slower for good. Above a quarter of the deadline we would follow our own queue.
             route.least_s += (took - route.least_s) * AGING
+        route.fast = route.least_s < FAST_S
         route.slow = route.least_s > SLOW_S
         link.limit.measured(took - route.least_s, route.timeout_s)
 

@@ -9,7 +9,7 @@ from .pool import Pool
 class Route:
     """How the packets of one command travel, and how long its handlers take as far as the pool has seen."""
 
-    __slots__ = ("alone", "free", "least_s", "notify_resend", "pool", "resend", "slow", "timeout_s")
+    __slots__ = ("alone", "fast", "free", "least_s", "notify_resend", "pool", "resend", "slow", "timeout_s")
 
     def __init__(self, pool: Pool, config: RouteConfig) -> None:
         self.pool = pool
@@ -18,6 +18,7 @@ class Route:
         self.resend = config.delivery == "at-least-once"
         self.notify_resend = config.notify_delivery == "at-least-once"
         self.least_s: float | None = None  # from writing to answer
+        self.fast = False  # its handlers are so fast that messages are what costs
         self.slow = True  # its handlers are, or may be: nobody has seen one yet
         self.timeout_s = config.deadline_ms / 1000
         pool.longest_s = max(pool.longest_s, self.timeout_s)
