@@ -21,6 +21,7 @@ from .routing.pool import Pool
 from .routing.quarantine import DeadLetter, Quarantine
 from .routing.route import Route, RouteTable
 from .session import MAX_REASON, Session, SessionTable
+from .wording import counted
 
 log = logging.getLogger("gatecrew.gateway")
 dead_letters = logging.getLogger("gatecrew.deadletter")
@@ -370,11 +371,10 @@ class Dispatcher:
         moved += len(link.queue)
         log.log(
             logging.WARNING if crashed or silent or moved or refused else logging.INFO,
-            "worker %s %s: %d %s went to others, %d refused",
+            "worker %s %s: %s went to others, %d refused",
             link.worker_id,
             "lost" if crashed or silent else "left",
-            moved,
-            "packet" if moved == 1 else "packets",
+            counted(moved, "packet"),
             refused,
             extra={"worker": link.worker_id},
         )

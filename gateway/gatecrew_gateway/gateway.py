@@ -36,6 +36,7 @@ from .net.trust import Trust
 from .replay import Replays
 from .routing.pool import LINGER_S, Pool
 from .session import PREFIX_BITS, SessionTable
+from .wording import counted
 
 log = logging.getLogger("gatecrew.gateway")
 
@@ -266,7 +267,8 @@ class Gateway:
         self._draining = True
         open_packets = sum(session.in_flight for session in self._sessions.by_id.values())
         told = {"gateway": self.gateway_id}
-        log.info("drain begins: %d clients, %d packets open", len(self._sessions), open_packets, extra=told)
+        clients = counted(len(self._sessions), "client")
+        log.info("drain begins: %s, %s open", clients, counted(open_packets, "packet"), extra=told)
         for listener in self._listeners:
             listener.stop_accepting()
         spread = self.config.drain_s / 2 if len(self._sessions) > 100 else 0.0
@@ -279,9 +281,10 @@ class Gateway:
         )
         left = len(self._sessions)
         if left:
-            log.warning("drain ended: %d clients were still there and are cut", left, extra=told)
+            still = "1 client was still there and is" if left == 1 else f"{left} clients were still there and are"
+            log.warning("drain ended: %s cut", still, extra=told)
         else:
-            log.info("drain ended: no client was left", extra=told)
+            log.info("drain ended: all clients had left", extra=told)
 
     async def _deregister(self) -> None:
         if self._registration is not None:

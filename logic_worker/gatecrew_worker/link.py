@@ -84,7 +84,7 @@ class Link:
         self.session_prefix = first.hello.session_prefix
         self.service_address = first.hello.service_address
         self._shared.links.add(self)
-        log.info("link to gateway %s", self.gateway_id)
+        log.info("linked to gateway %s", self.gateway_id)
         message: object = first
         self.dispatcher.heard()
         arrived_at = self._unread.arrived_at(first.sent_ms, math.inf)

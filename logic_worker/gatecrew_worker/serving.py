@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import faulthandler
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -131,9 +133,7 @@ class Serving:
             else:
                 self.port = self._server.add_secure_port(_join(host, port), self._tls._credentials())
         except RuntimeError:
-            raise WorkerError(
-                f"cannot listen on {_join(host, port)}: in use, or not an address of ours; choose another"
-            ) from None
+            raise WorkerError(f"cannot listen on {_join(host, port)}: {_why_not(host, port)}; choose another") from None
         self._shared.watch.start()
         await self._server.start()
         self.address = _join(advertise_host or host, self.port)
@@ -280,3 +280,15 @@ def _write_stacks_on_signal() -> None:
 
 def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def _why_not(host: str, port: int) -> str:
+    """gRPC does not say why it can't listen; the system does."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except OSError as error:
+        words = {errno.EADDRINUSE: "in use", errno.EADDRNOTAVAIL: "not an address of ours"}
+        return words.get(error.errno or 0) or error.strerror or str(error)
+    return "in use a moment ago"

@@ -115,7 +115,9 @@ def test_list_and_show_what_is_quarantined(poisoned: Poisoned) -> None:
 
     code, out, _ = poisoned.run("dead-letters", "list", "--service", "echo")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == [newest["id"], oldest["id"]]
+    assert [line.split()[0] for line in out.splitlines()] == ["id", newest["id"], oldest["id"]]
+    heads, _, last = out.splitlines()
+    assert last[heads.index("refused") :].startswith("1 since  ")
     assert poisoned.run("dead-letters", "list", "--service", "nobody") == (0, "no dead letters", "")
 
     code, out, _ = poisoned.run("dead-letters", "show", str(oldest["id"]))
@@ -131,7 +133,7 @@ def test_list_and_show_what_is_quarantined(poisoned: Poisoned) -> None:
     assert (code, out, error) == (2, "", "gatecrew: --output /no/such/place: No such file or directory")
 
     code, out, _ = poisoned.run("status")
-    assert out.count("  1 dead letters: gatecrew dead-letters list") == 2
+    assert out.count("  1 dead letter: gatecrew dead-letters list") == 2
 
 
 def test_replay_what_is_mended(poisoned: Poisoned) -> None:

@@ -120,4 +120,4 @@ async def test_a_drain_that_everybody_left_in_time_says_so(
     await until(lambda: len(gateway._sessions) == 1)
     with caplog.at_level(logging.INFO, "gatecrew.gateway"):
         await asyncio.gather(gateway.drain(), read_packets(reader, 2))
-    assert caplog.messages[-1] == "drain ended: no client was left"
+    assert caplog.messages[-1] == "drain ended: all clients had left"

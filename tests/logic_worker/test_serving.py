@@ -246,8 +246,10 @@ async def test_port_that_is_in_use() -> None:
     async with Slow().worker.serving() as serving:
         with pytest.raises(WorkerError) as error:
             await serve(Slow().worker, port=serving.port)
-        why = "in use, or not an address of ours; choose another"
-        assert str(error.value) == f"cannot listen on {serving.address}: {why}"
+        assert str(error.value) == f"cannot listen on {serving.address}: in use; choose another"
+    with pytest.raises(WorkerError) as error:
+        await serve(Slow().worker, "192.0.2.1", 7101)
+    assert str(error.value) == "cannot listen on 192.0.2.1:7101: not an address of ours; choose another"
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])

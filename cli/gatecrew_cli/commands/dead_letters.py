@@ -18,6 +18,7 @@ from ..options import ADDRESS
 from ..ports import join
 from ..terminal import hex_dump, visible
 
+_HEADS = ["id", "quarantined", "service", "command", "kind", "bytes", "of", "refused", "workers lost"]
 MOST_SHOWN = 200  # characters of a reply
 AGAIN = "quarantined again"  # how the outcome of one that took another worker with it begins
 
@@ -43,8 +44,8 @@ def list_letters(gateway_service: tuple[str, int] | None, service: str, as_json:
     if as_json:
         print(json.dumps([_as_dict(letter) for _, letter in found.letters], indent=2))
     else:
-        for _, letter in found.letters:
-            print(visible(_line(letter)))
+        for line in _table([letter for _, letter in found.letters]):
+            print(line)
         if not found.letters and not found.silent:
             print("no dead letters")
     _complain(found)
@@ -165,12 +166,28 @@ def _kind(letter: gateway_pb2.DeadLetter) -> str:
     return worker_pb2.Kind.Name(letter.kind).removeprefix("KIND_").lower()
 
 
-def _line(letter: gateway_pb2.DeadLetter) -> str:
-    who = letter.user or letter.peer
-    return (
-        f"{letter.id}  {letter.age_ms / 1000:.0f} s ago  {letter.service}  command {letter.command}  {_kind(letter)}"
-        f"  {letter.size} bytes  of {who}  refused since {letter.refused}  lost {', '.join(letter.workers)}"
-    )
+def _table(letters: list[gateway_pb2.DeadLetter]) -> Iterator[str]:
+    """A line for each under the heads of its columns; nothing for none."""
+    if not letters:
+        return
+    rows = [_HEADS, *([visible(cell) for cell in _cells(letter)] for letter in letters)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _cells(letter: gateway_pb2.DeadLetter) -> list[str]:
+    return [
+        letter.id,
+        f"{letter.age_ms / 1000:.0f} s ago",
+        letter.service,
+        str(letter.command),
+        _kind(letter),
+        str(letter.size),
+        letter.user or letter.peer,
+        f"{letter.refused} since",
+        ", ".join(letter.workers),
+    ]
 
 
 def _details(letter: gateway_pb2.DeadLetter) -> Iterator[str]:

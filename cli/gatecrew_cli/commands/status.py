@@ -8,6 +8,7 @@ import click
 
 from gatecrew_gateway.net.crew import WORKER_TAG
 from gatecrew_gateway.net.peers import GATEWAY_TAG
+from gatecrew_gateway.wording import counted
 from gatecrew_registry import Entry
 
 from ..errors import Failed
@@ -103,7 +104,7 @@ def _as_lines(picture: _Picture) -> Iterator[str]:
             f"  pid {answer.process_id}"
         )
         if dead_letters := answer.counters.get("dead_letters", 0):
-            yield f"  {dead_letters} dead letters: gatecrew dead-letters list"
+            yield f"  {counted(dead_letters, 'dead letter')}: gatecrew dead-letters list"
         for listener in answer.listeners:
             yield f"  listener {listener.name}  {listener.address}  {listener.sessions} sessions"
         for link in answer.links:
