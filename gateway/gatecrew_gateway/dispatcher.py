@@ -26,7 +26,7 @@ from .wording import counted
 log = logging.getLogger("gatecrew.gateway")
 dead_letters = logging.getLogger("gatecrew.deadletter")
 
-DOUBTFUL = 32  # packets of a worker that may have been stopped from outside: they go one at a time, which takes time
+DOUBTFUL = 4  # oldest packets of a worker that may have been stopped from outside: one at a time takes time
 EVENT_DEADLINE_S = 60.0  # of open and close events
 
 _pack = HEADER.pack

@@ -186,11 +186,13 @@ async def incarnation(client: Client) -> bytes | None:
         return None
 
 
-# The last in the line of init, `gatecrew run` and the program.
+# The last in the line of init, `gatecrew run` and the program; beside the program runs what asks for its health.
 CRASH_PROGRAM = """
 import os, signal
 pid = "1"
 while children := open(f"/proc/{pid}/task/{pid}/children").read().split():
+    if len(children) > 1:
+        children = [each for each in children if "gatecrew_cli" not in open(f"/proc/{each}/cmdline").read()]
     [pid] = children
 os.kill(int(pid), signal.SIGKILL)
 """
