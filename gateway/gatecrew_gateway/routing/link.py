@@ -14,7 +14,7 @@ from enum import StrEnum
 from .lane import Pending
 from .limit import Limit
 from .outliers import Conduct
-from .pool import FULL_BATCH, SLOW_QUANTUM, WORTH_A_BATCH, Pool
+from .pool import FAST_BATCH, FULL_BATCH, SLOW_QUANTUM, Pool
 
 REST_S = 0.05  # of a worker that gave a packet back; doubled while it goes on, up to MOST_REST_S
 MOST_REST_S = 1.0
@@ -175,7 +175,7 @@ class Link:
                 lanes = pool.share(self)
                 head = ready[0].waiting[0].route
                 if head is not None and head.fast:
-                    lanes = max(lanes, WORTH_A_BATCH)
+                    lanes = max(lanes, FAST_BATCH)
             if pool.detours and room > 0:
                 lanes += pool.end_detours(self, room)
             while ready and room > 0 and lanes > 0:
