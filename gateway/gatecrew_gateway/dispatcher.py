@@ -312,7 +312,7 @@ class Dispatcher:
     def suspected(self, link: Link) -> None:
         """Silent for a while: it keeps what it has and gets nothing new."""
         link.state = LinkState.SUSPECT
-        link.pool.wait_for(link, self._clock())
+        link.pool.fell_silent(link, self._clock())
         link.hold()
 
     def recovered(self, link: Link) -> None:

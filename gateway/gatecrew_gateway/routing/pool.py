@@ -63,9 +63,8 @@ class Pool:
         self.down_since: float | None = 0.0  # since when no link takes packets
         self.refusing = False  # down for so long that new packets are refused at once
         self.budget = RetryBudget()
-        self._progress: deque[tuple[float, int]] = deque(
-            maxlen=PROGRESS_TICKS
-        )  # while no worker has room: (time, answered)
+        # While no worker has room: (time, answered).
+        self._progress: deque[tuple[float, int]] = deque(maxlen=PROGRESS_TICKS)
         self._full_at = float("-inf")  # when no worker had room last
         self._max_waiting = max_waiting
         self._turn = 0
@@ -286,7 +285,7 @@ class Pool:
             self._last = None
         self.taken(link)
 
-    def wait_for(self, link: Link, now: float) -> None:
+    def fell_silent(self, link: Link, now: float) -> None:
         """The link is silent: it takes no more packets, but what it has may still be answered."""
         self.leave(link, now)
         self.silent.append(link)
