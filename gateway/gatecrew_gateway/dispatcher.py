@@ -491,14 +491,13 @@ class Dispatcher:
             self._acquit(link, answers)
         pop = link.pending.pop
         probe = link.pending.get(link.limit.probe)
-        late = replies = 0
+        late = replies = events = 0
         for answer in answers:
             packet = pop(answer.id, None)
             if packet is None:
                 link.answered_late(answer.id)
                 late += 1
                 continue
-            replies += 1
             lane = packet.lane
             session = lane.session
             status = answer.status
@@ -510,9 +509,9 @@ class Dispatcher:
             if status and answer.not_started:
                 self._give_back(packet, link)
                 continue
+            replies += 1
             if lane.waiting and lane.waiting[0].id < packet.id:
                 self._overtaken(packet)
-            lane.pool.load -= 1
             if not lane.open:
                 if lane.waiting:
                     lane.pool.release(lane)
@@ -520,12 +519,13 @@ class Dispatcher:
                     lane.link = None
                     lane.held = False
             session.in_flight -= 1
+            kind = packet.kind
+            if kind > NOTIFY:
+                events += 1
             if session.port is None:
-                if packet.kind > NOTIFY:
-                    lane.pool.load += 1
                 if not session.in_flight:
                     self._forget(session.id)
-            elif packet.kind == REQUEST:
+            elif kind == REQUEST:
                 out = session.out
                 if not out:
                     touched.append(session)
@@ -540,19 +540,18 @@ class Dispatcher:
                         self._error(session, packet.command, packet.seq, Status.INTERNAL, "the reply is too big")
                     else:
                         out.append(_pack(PACKET_OVERHEAD + size, _REPLY, 0, packet.command, packet.seq) + body)
-            else:
-                if packet.kind != NOTIFY:
-                    lane.pool.load += 1
-                if session.paused:
-                    touched.append(session)
+            elif session.paused:
+                touched.append(session)
         if probe is not None and probe.id not in link.pending:
             link.pool.probed(link, probe, self._clock())
         self.counters.late_replies += late
         self.counters.replies += replies
         link.answered += replies
-        link.pool.answered += replies
-        if link.pool in self.admission.blocked:
-            self.admission.resume(link.pool, self._clock())
+        pool = link.pool
+        pool.answered += replies
+        pool.load -= replies - events
+        if pool in self.admission.blocked:
+            self.admission.resume(pool, self._clock())
 
     def _give_back(self, packet: Pending, link: Link) -> None:
         """A worker did not begin it: it is free to go to another, ahead of what came after it."""

@@ -158,7 +158,9 @@ class StreamLink:
         try:
             serves_all = not hello.commands and not hello.no_commands
             self._dispatcher.joined(link, None if serves_all else frozenset(hello.commands), hello.session_events)
-            await self._take_in(link, first)  # more may be in it: a worker that we came late to drains already
+            # More may be in it: a worker that we came late to drains already.
+            if not self._take_in(link, first):
+                await self._act_in_turns(link, first)
             crashed = await self._read(link)
         except DecodeError:
             raise Refused("a message that it sent does not parse; the link was ended") from None
@@ -205,7 +207,9 @@ class StreamLink:
                 link.spoke_at = self.heard_at
                 link.is_quiet = False
                 self._memory.took(len(data))
-                await self._take_in(link, parse(data))
+                message = parse(data)
+                if not self._take_in(link, message):
+                    await self._act_in_turns(link, message)
         except grpc.aio.AioRpcError as error:
             code, details = error.code().name, error.details()
             log.info("link to %s ended: %s %s", self._worker_id, code, details, extra={"worker": self._worker_id})
@@ -215,30 +219,33 @@ class StreamLink:
                 raise
             return False  # our own call.cancel()
 
-    async def _take_in(self, link: Link, message: worker_pb2.WorkerMessage) -> None:
+    def _take_in(self, link: Link, message: worker_pb2.WorkerMessage) -> bool:
+        """Returns False, with nothing done, if the message has actions, which take turns."""
         self._counters.batches_received += 1
-        if link.state is LinkState.LOST:
-            self._counters.late_replies += len(message.replies)
-            return
         replies = message.replies
+        if link.state is LinkState.LOST:
+            self._counters.late_replies += len(replies)
+            return True
         if message.actions:
-            if not await self._act_in_turns(link, message):
-                return
-        elif replies:
+            return False
+        if replies:
             touched: list[Session] = []
             self._dispatcher.answered(link, replies, touched)
             for session in touched:
                 session.flush()
+        self._taken_in(link, message)
+        return True
+
+    def _taken_in(self, link: Link, message: worker_pb2.WorkerMessage) -> None:
         if message.draining:
             self._dispatcher.draining(link)
-        if replies:
+        if message.replies:
             link.heard()
         if link.state is LinkState.DRAINING:
             self._wake()
 
-    async def _act_in_turns(self, link: Link, message: worker_pb2.WorkerMessage) -> bool:
-        """Actions and replies in their order, over as many turns of the loop as the pushes among them need; returns
-        False if the link was lost meanwhile.
+    async def _act_in_turns(self, link: Link, message: worker_pb2.WorkerMessage) -> None:
+        """Actions and replies in their order, over as many turns of the loop as the pushes among them need.
 
         Nothing more is read of the worker until then, so that it is the only one who waits when it pushes faster than
         we can write. Its heartbeats are among what is not read: our own work is not taken for its silence.
@@ -268,7 +275,7 @@ class StreamLink:
                 self.heard_at = now = self._loop.time()
                 if link.state is LinkState.LOST:
                     self._counters.late_replies += len(replies) - settled
-                    return False
+                    return
                 work = 0
                 if fan_out is not None and not fan_out.is_done:
                     work = given = fan_out.go_on(pushed, now)
@@ -279,7 +286,7 @@ class StreamLink:
         if settled < len(replies):
             self._dispatcher.answered(link, replies[settled:], answered)
         flush()
-        return True
+        self._taken_in(link, message)
 
     def _act(self, action: worker_pb2.Action, touched: list[Session]) -> int | FanOut:
         try:
@@ -372,12 +379,17 @@ class StreamLink:
         add = message.requests.add
         now = self._loop.time()
         message.sent_ms = int(now * 1000)
+        deadline = 0.0
+        remaining_ms = 0
         for packet in batch:
             session = packet.lane.session
             session_id = session.id
             if known.get(session_id) != session.version:
                 known[session_id] = session.version
                 add_context(message.sessions.add(), session)
+            if packet.deadline != deadline:  # packets that came together have the same
+                deadline = packet.deadline
+                remaining_ms = max(1, int((deadline - now) * 1000))
             if packet.kind or packet.attempt:
                 add(
                     id=packet.id,
@@ -385,7 +397,7 @@ class StreamLink:
                     command=packet.command,
                     kind=packet.kind,
                     attempt=packet.attempt,
-                    remaining_ms=max(1, int((packet.deadline - now) * 1000)),
+                    remaining_ms=remaining_ms,
                     body=packet.body,
                 )
             else:
@@ -393,7 +405,7 @@ class StreamLink:
                     id=packet.id,
                     session=session_id,
                     command=packet.command,
-                    remaining_ms=max(1, int((packet.deadline - now) * 1000)),
+                    remaining_ms=remaining_ms,
                     body=packet.body,
                 )
         data = message.SerializeToString()

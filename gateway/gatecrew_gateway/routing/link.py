@@ -14,7 +14,7 @@ from enum import StrEnum
 from .lane import Pending
 from .limit import Limit
 from .outliers import Conduct
-from .pool import FAST_BATCH, FULL_BATCH, SLOW_QUANTUM, Pool
+from .pool import FULL_BATCH, SLOW_QUANTUM, Pool
 
 REST_S = 0.05  # of a worker that gave a packet back; doubled while it goes on, up to MOST_REST_S
 MOST_REST_S = 1.0
@@ -174,10 +174,11 @@ class Link:
             if lanes > 1 and len(pool.links) > 1:
                 lanes = pool.share(self)
                 head = ready[0].waiting[0].route
-                if head is not None and head.fast:
-                    lanes = max(lanes, FAST_BATCH)
+                if head is not None:
+                    lanes = max(lanes, head.batch)
             if pool.detours and room > 0:
                 lanes += pool.end_detours(self, room)
+            one_at_a_time = self.one_at_a_time
             while ready and room > 0 and lanes > 0:
                 lanes -= 1
                 lane = ready.popleft()
@@ -186,7 +187,7 @@ class Link:
                 if len(waiting) == 1:
                     packet = waiting.pop()
                     lane.open = 1
-                    lane.held = packet.alone or self.one_at_a_time
+                    lane.held = one_at_a_time or ((route := packet.route) is not None and route.alone)
                     batch.append(packet)
                     room -= 1
                 else:

@@ -21,19 +21,16 @@ from .budget import RetryBudget
 if TYPE_CHECKING:
     from .lane import Lane, Pending
     from .link import Link
+    from .route import Route
 
 WORTH_A_BATCH = 16  # lanes
 FULL_BATCH = 256  # packets
 NEVER = 1 << 62
 LINGER_S = 0.001
-FAST_S = 0.002  # from writing to answer: then a batch is not made smaller than FAST_BATCH to share it
-FAST_BATCH = 64  # lanes: an eighth of a second of such work at most
-SLOW_S = 0.02  # handlers that take longer are slow: a gRPC message is nothing against them
 SLOW_QUANTUM = 2  # packets of a lane that go together where handlers are slow and others wait
 PROGRESS_TICKS = 20  # over which the rate of answers is measured
 CALM_S = 1.0  # during which workers have room; then the rate says nothing of what the workers could do
 PATIENCE = 0.25  # of the longest deadline: a packet may wait so long
-AGING = 0.005  # share by which the least time of a command follows what it takes now
 
 
 class Pool:
@@ -88,9 +85,7 @@ class Pool:
                     self.detours.append(lane)
                     if self.called is None:
                         self.wake()
-        elif lane.held or (
-            (route := packet.route) is not None and (route.alone or (route.slow and self._takes_turns(lane)))
-        ):
+        elif lane.held or ((route := packet.route) is not None and not route.joins and self._waits(lane, route)):
             lane.held = True
             lane.waiting.append(packet)
         else:
@@ -107,9 +102,9 @@ class Pool:
         if self.called is None:
             self.wake()
 
-    def _takes_turns(self, lane: Lane) -> bool:
-        """Whether a lane with slow handlers should not have more open now: others wait."""
-        return lane.open >= SLOW_QUANTUM and bool(self.ready)
+    def _waits(self, lane: Lane, route: Route) -> bool:
+        """Whether a lane that has something open should not have this open too: with slow handlers, if others wait."""
+        return route.alone or (route.slow and lane.open >= SLOW_QUANTUM and bool(self.ready))
 
     def has_work_for(self, link: Link) -> bool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
@@ -159,13 +154,8 @@ class Pool:
             return
         route = packet.route
         took = now - link.limit.probed_at
-        if route.least_s is None or took < route.least_s:
-            route.least_s = took
-        elif route.least_s < route.timeout_s / 4:
-            # It may have become slower for good. Above a quarter of the deadline we would follow our own queue.
-            route.least_s += (took - route.least_s) * AGING
-        route.fast = route.least_s < FAST_S
-        route.slow = route.least_s > SLOW_S
+        route.took(took)
+        assert route.least_s is not None
         link.limit.measured(took - route.least_s, route.timeout_s)
 
     def look_at_probe(self, link: Link, now: float) -> None:

@@ -5,11 +5,17 @@ from collections.abc import Callable, Iterable
 from ..config import RouteConfig, parse_commands
 from .pool import Pool
 
+FAST_S = 0.002  # from writing to answer: then messages are what costs
+BATCH_S = 0.1  # that a batch of fast requests may take, were they run one after the other
+TICK_S = 1e-6  # of a clock: nothing takes less
+SLOW_S = 0.02  # handlers that take longer are slow: a gRPC message is nothing against them
+AGING = 0.005  # share by which the least time of a command follows what it takes now
+
 
 class Route:
     """How the packets of one command travel, and how long its handlers take as far as the pool has seen."""
 
-    __slots__ = ("alone", "fast", "free", "least_s", "notify_resend", "pool", "resend", "slow", "timeout_s")
+    __slots__ = ("alone", "batch", "free", "joins", "least_s", "notify_resend", "pool", "resend", "slow", "timeout_s")
 
     def __init__(self, pool: Pool, config: RouteConfig) -> None:
         self.pool = pool
@@ -18,10 +24,22 @@ class Route:
         self.resend = config.delivery == "at-least-once"
         self.notify_resend = config.notify_delivery == "at-least-once"
         self.least_s: float | None = None  # from writing to answer
-        self.fast = False  # its handlers are so fast that messages are what costs
+        self.batch = 0  # lanes that may go to one worker at once although others are idle: a message costs more
         self.slow = True  # its handlers are, or may be: nobody has seen one yet
+        self.joins = False  # a packet may always go where its lane has others open
         self.timeout_s = config.deadline_ms / 1000
         pool.longest_s = max(pool.longest_s, self.timeout_s)
+
+    def took(self, seconds: float) -> None:
+        """From writing to answer, of one request. The least counts: the rest is time in queues."""
+        if self.least_s is None or seconds < self.least_s:
+            self.least_s = seconds
+        elif self.least_s < self.timeout_s / 4:
+            # It may have become slower for good. Above a quarter of the deadline we would follow our own queue.
+            self.least_s += (seconds - self.least_s) * AGING
+        self.slow = self.least_s > SLOW_S
+        self.joins = not (self.alone or self.slow)
+        self.batch = int(BATCH_S / max(self.least_s, TICK_S)) if self.least_s < FAST_S else 0
 
 
 class RouteTable:
