@@ -3,8 +3,8 @@
 A packet comes in while its service has less than half of what it may hold. Above half a session may have an eighth of
 what is still free open, so that however many are greedy there is room left for more (the dynamic threshold of Choudhury
 and Hahne, 1998). Where clients come from several addresses, an address may have as much open as is free, and its
-sessions an eighth of what that leaves. While packets wait for workers, a session may have no more open than is answered
-in a quarter of the deadline, shared by all that have something open: the rest would wait for nothing.
+sessions an eighth of what that leaves. While more packets are open than are answered in a quarter of the deadline,
+that many are shared by all sessions that have something open: the rest would wait for nothing.
 
 What may not come in is left with its connection, which is not read meanwhile, for WAIT_S at most: a freeze or a rush is
 over by then. After that it is refused, and so is at once what comes while the service has been full for so long, and
@@ -75,7 +75,7 @@ class Admission:
             if len(self._open) > 1 or session.address not in self._open:
                 free -= self._open[session.address]
             share = free >> 3
-        if pool.can_wait:
+        if 0 < pool.can_wait < pool.load:
             share = min(share, int(pool.can_wait / max(1, self._active)))
         return max(share, 1)
 

@@ -108,11 +108,11 @@ class Pool:
 
     def has_work_for(self, link: Link) -> bool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
-        if link.awake or not self.is_free(link):
+        if link.awake or link.rests_until or not link.can_take:
             return False
         if self.ready or (self.suspects and link.may_have_suspect):
             return True
-        return any(self.may_detour(lane, link) for lane in self.detours)
+        return bool(self.detours) and any(self.may_detour(lane, link) for lane in self.detours)
 
     @property
     def has_work(self) -> bool:
@@ -200,7 +200,7 @@ class Pool:
         if self.called is None or self.called is link:
             self.called = None
             self.wake_at = 1
-            if self.has_work:
+            if self.ready or self.suspects or self.detours:
                 self.wake()
 
     def linger(self) -> None:
@@ -287,9 +287,9 @@ class Pool:
         While packets wait, the rate of answers says how many have a chance. What is with a worker, be it silent, never
         takes the room of others.
         """
-        if self.links and not self.silent and (self.ready or not any(map(self.is_free, self.links))):
+        if self.links and (self.ready or not any(map(self.is_free, self.links))):
             self._full_at = now
-        if now - self._full_at > CALM_S:
+        if self.silent or now - self._full_at > CALM_S:  # with a worker that stands still there is less to answer
             self._progress.clear()
         else:
             self._progress.append((now, self.answered))
@@ -298,7 +298,7 @@ class Pool:
             self.full_since = None
 
     def _count_capacity(self) -> None:
-        held = sum(len(link.pending) + len(link.queue) for link in self.silent)
+        held = sum(map(self._held_by, self.silent))
         most = now = with_workers = 0
         for link in self.links:
             there = len(link.pending) + len(link.queue)
@@ -318,6 +318,12 @@ class Pool:
                     self.easy = min(self.capacity >> 1, held + now)
         if self.refusing:
             self.easy = 0
+
+    @staticmethod
+    def _held_by(link: Link) -> int:
+        """Packets that it has, and that wait behind those."""
+        lanes = {id(packet.lane): packet.lane for packet in link.pending.values()}
+        return len(link.pending) + len(link.queue) + sum(len(lane.waiting) for lane in lanes.values())
 
     def __repr__(self) -> str:
         return f"<Pool {self.service} load={self.load}/{self.capacity} ready={len(self.ready)} links={self.links}>"
