@@ -106,6 +106,7 @@ class Worker:
         self.woken = False
         self.link = Link(crew.dispatcher.pool(service), name, max_in_flight, self._wake, one_at_a_time)
         self.batches: list[list[Pending]] = []
+        self.writes_slowly = False  # then what it takes is on its way until `wrote`
         self.cancelled: list[int] = []  # ids that it was told of
 
     def _wake(self) -> None:
@@ -122,6 +123,11 @@ class Worker:
             self.crew.executions.append(Execution(self.link.worker_id, session, packet.seq, packet.attempt))
         if batch:
             self.batches.append(batch)
+        if not self.writes_slowly:
+            self.link.written()
+
+    def wrote(self) -> None:
+        self.writes_slowly = False
         self.link.written()
 
     def answer(self, *packets: Pending, status: int = 0, not_started: bool = False) -> None:
@@ -208,10 +214,17 @@ class Crew:
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
+        self.linger()
+        self.sweep()
+
+    def linger(self) -> None:
+        """Do what was to be done LINGER_S later, if it is due."""
         due = [pool for at, pool in self._lingers if at <= self.now]
         self._lingers = [(at, pool) for at, pool in self._lingers if at > self.now]
         for pool in due:
             pool.linger_passed()
+
+    def sweep(self) -> None:
         for worker in self.workers:
             self.deadlines.sweep_link(worker.link, self.now)
         self.deadlines.sweep(self.now)

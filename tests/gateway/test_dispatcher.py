@@ -71,6 +71,25 @@ def test_gathering_ends_after_the_linger() -> None:
     assert len(worker.batches) == 2
 
 
+@pytest.mark.parametrize("is_bound", [True, False])
+def test_what_gathers_during_a_write_goes_soon_after_it_although_nothing_is_answered(is_bound: bool) -> None:
+    crew = Crew()
+    worker = crew.worker("a")
+    worker.writes_slowly = True
+    client = crew.client()
+    crew.send(client, 1)
+    crew.run()
+    crew.send(client if is_bound else crew.client(), 1)
+    crew.now += LINGER_S
+    crew.linger()
+    crew.run()
+    worker.wrote()
+    crew.now += LINGER_S
+    crew.linger()
+    crew.run()
+    assert [len(batch) for batch in worker.batches] == [1, 1]
+
+
 def test_a_full_batch_does_not_wait() -> None:
     crew = Crew()
     worker = crew.worker("a")

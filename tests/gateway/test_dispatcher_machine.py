@@ -75,7 +75,12 @@ class Delivery:
             self.crew.leave(client)
 
     def take(self) -> None:
+        if self.crew.workers:
+            self.worker().writes_slowly |= self.random.random() < 0.2
         self.crew.run()
+
+    def write(self) -> None:
+        self.worker().wrote()
 
     def answer(self) -> None:
         worker = self.worker()
@@ -121,7 +126,7 @@ class Delivery:
     def step(self) -> None:
         acts = {self.send: 8, self.take: 8, self.pass_time: 4, self.connect: 2, self.join: 3, self.leave: 1}
         if self.crew.workers:
-            acts |= {self.answer: 8, self.lose: 1, self.drain: 1, self.fall_silent_or_recover: 2}
+            acts |= {self.answer: 8, self.write: 4, self.lose: 1, self.drain: 1, self.fall_silent_or_recover: 2}
             acts |= {self.give_back: 2} if self.gives_back else {}
         self.random.choices(list(acts), list(acts.values()))[0]()
 
@@ -142,6 +147,7 @@ class Delivery:
             if pool.called is None and not pool._lingering:
                 assert pool.wake_at == 1
                 assert not any(pool.has_work_for(link) for link in pool.links)
+                assert not any(link.queue and link.can_take and not link.awake for link in pool.links)
 
     def nobody_hears_twice(self) -> None:
         for client in self.clients:

@@ -21,6 +21,7 @@ LONG_SHARE = 0.25  # of the deadline, in the queue of any other worker
 TIME_ENOUGH = 2.0  # times what such a request takes at least
 SHRINK_SHARE = 0.8  # of what was open, at most
 BIND_SHARE = 0.75  # with so much of the limit in use it is what holds packets back
+WATCH_EVERY_S = 0.01  # else: timing every message would cost a lone client a hundredth of its speed
 
 
 class Limit:
@@ -28,7 +29,7 @@ class Limit:
     that is not known.
     """
 
-    __slots__ = ("_depth", "concurrency", "most", "now", "probe", "probed_at")
+    __slots__ = ("_depth", "concurrency", "most", "now", "probe", "probed_at", "watch_at")
 
     def __init__(self, most: int, concurrency: int = 0) -> None:
         self.most = most
@@ -36,13 +37,19 @@ class Limit:
         self.now = min(most, 2 * concurrency or START)
         self.probe = 0  # id of the request that is timed; 0: none
         self.probed_at = 0.0
+        self.watch_at = 0.0  # when a request should be timed again, though the limit holds nothing back
         self._depth = 0  # open when the probe was written, itself included
 
     def watch(self, id: int, now: float, depth: int) -> None:
         """Time this request, which is written now as the last of `depth`."""
         self.probe = id
         self.probed_at = now
+        self.watch_at = now + WATCH_EVERY_S
         self._depth = depth
+
+    def binds(self, depth: int) -> bool:
+        """Whether it holds packets back, or nearly, with so many open."""
+        return depth >= self.now * BIND_SHARE
 
     def too_long_s(self, deadline_s: float) -> float:
         """Time in the worker's queue that is too long for a request with such a deadline."""
@@ -54,7 +61,7 @@ class Limit:
         long = self.too_long_s(deadline_s)
         if queued_s > long:
             self._shrink(min(SHRINK_SHARE, long / queued_s), self.concurrency or FLOOR)
-        elif queued_s < long / 2 and self._depth >= self.now * BIND_SHARE:
+        elif queued_s < long / 2 and self.binds(self._depth):
             self.now = min(self.most, self.now + max(1, self.now // 2))
 
     def expired(self, deadline: float, least_s: float | None) -> None:
@@ -63,7 +70,7 @@ class Limit:
         """
         had_s = deadline - self.probed_at
         self.probe = 0
-        if least_s is not None and had_s > TIME_ENOUGH * least_s and self._depth >= self.now * BIND_SHARE:
+        if least_s is not None and had_s > TIME_ENOUGH * least_s and self.binds(self._depth):
             self._shrink(0.5, self.concurrency or LEAST)
 
     def idle(self) -> None:

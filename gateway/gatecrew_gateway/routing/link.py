@@ -103,7 +103,11 @@ class Link:
 
     @property
     def can_take(self) -> bool:
-        return not self.writing and self.room > 0
+        if self.writing:
+            return False
+        if self.hung:
+            return self.room > 0
+        return len(self.pending) + len(self.expired) < self.limit.now
 
     def expire(self, packet: Pending) -> None:
         """A packet that is pending here has its outcome: nobody waits for the worker's answer any more."""
@@ -149,18 +153,21 @@ class Link:
         """The next batch to write, now counted as in flight. Empty when there is nothing to send."""
         pool = self.pool
         self.awake = False
-        room = min(FULL_BATCH, self.room)
+        room = self.room
+        if room > FULL_BATCH:
+            room = FULL_BATCH
         if self.state is LinkState.LOST or room <= 0:
             pool.taken(self)
             return []
         takes_new = self.state is LinkState.READY and not self.rests_until
         # Sessions that are bound here may not have all of the room while others wait: with one place, in turns.
-        most = (room + self.sent % 2) // 2 if takes_new and pool.has_work else room
-        if len(self.queue) <= most:
-            batch, self.queue = self.queue, []
+        queue = self.queue
+        most = (room + self.sent % 2) // 2 if queue and takes_new and pool.has_work else room
+        if len(queue) <= most:
+            batch, self.queue = queue, []
         else:
-            batch = self.queue[:most]
-            del self.queue[:most]
+            batch = queue[:most]
+            del queue[:most]
         if takes_new:
             room -= len(batch)
             if pool.suspects and room > 0 and self.may_have_suspect:
@@ -207,8 +214,9 @@ class Link:
                 pending[packet.id] = packet
             self.sent += len(batch)
             self.busy = self.writing = True
-            if not self.limit.probe:
-                self.limit.watch(batch[-1].id, now, len(pending))
+            limit = self.limit
+            if not limit.probe and (now >= limit.watch_at or limit.binds(len(pending))):
+                limit.watch(batch[-1].id, now, len(pending))
             pool.budget.earn(len(batch))
         pool.taken(self)
         return batch
@@ -243,6 +251,8 @@ class Link:
         self.writing = False
         if not self.busy:
             self._go_on()
+        elif self.queue or self.pool.has_work:
+            self.pool.linger()  # the last time may have passed meanwhile, when there was nobody to take it
 
     def _go_on(self) -> None:
         if self.awake or self.state is LinkState.LOST or not self.can_take:
