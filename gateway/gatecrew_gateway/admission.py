@@ -22,6 +22,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from .routing.pool import Pool
+from .routing.route import Route
 from .session import Session, SessionTable
 
 WAIT_S = 0.5  # that a packet may wait outside before it is refused
@@ -50,9 +51,12 @@ class Admission:
         self._active = 0  # sessions that have something open
         self._open: Counter[str] = Counter()  # address -> packets that its sessions have open
 
-    def judge(self, session: Session, pool: Pool, opened: int, timeout_s: float, now: float) -> Verdict:
+    def judge(self, session: Session, route: Route, opened: int, now: float) -> Verdict:
         """Whether a packet of the session may come in, which has `opened` packets open."""
-        if pool.refusing or (not pool.links and pool.load >= pool.capacity) or pool.waits_s > timeout_s * HOPELESS:
+        pool = route.pool
+        if pool.refusing or (not pool.links and pool.load >= pool.capacity):
+            return Verdict.REFUSE
+        if (pool.slow_waits_s if route.slow else pool.waits_s) > route.timeout_s * HOPELESS:
             return Verdict.REFUSE
         # A quarter on top is for those who have nothing open.
         if pool.load >= pool.capacity + (0 if opened else pool.capacity >> 2):

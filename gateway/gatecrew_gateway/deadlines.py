@@ -52,7 +52,7 @@ class Deadlines:
 
     def _sweep_waiting(self, pool: Pool, now: float) -> None:
         gone: list[Pending] = []
-        for queue in (pool.ready, pool.suspects, pool.detours):
+        for queue in pool.listed:
             for lane in queue:
                 gone += self._remove(lane, now)
             if not all(lane.waiting for lane in queue):
@@ -79,7 +79,7 @@ class Deadlines:
     @staticmethod
     def _list_again(pool: Pool) -> None:
         """Lanes whose first packet is a suspect now: it travels alone."""
-        for queue in (pool.ready, pool.detours):
+        for queue in (pool.ready, pool.slow, pool.detours):
             changed = [lane for lane in queue if lane.waiting[0].suspect]
             for lane in changed:
                 queue.remove(lane)

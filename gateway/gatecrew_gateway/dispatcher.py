@@ -116,7 +116,7 @@ class Dispatcher:
                 if packet.lane.waiting:
                     lanes[id(packet.lane)] = packet.lane
             yield from link.expired.values()
-        listed = chain.from_iterable((pool.ready, pool.suspects, pool.detours) for pool in self.pools.values())
+        listed = chain.from_iterable(pool.listed for pool in self.pools.values())
         lanes.update((id(lane), lane) for lane in chain.from_iterable(listed))
         for lane in lanes.values():
             yield from lane.waiting
@@ -155,7 +155,7 @@ class Dispatcher:
                 continue
             pool = route.pool
             if pool.load >= pool.easy:
-                verdict = self.admission.judge(session, pool, session.in_flight + id - first, route.timeout_s, now)
+                verdict = self.admission.judge(session, route, session.in_flight + id - first, now)
                 if verdict is Verdict.WAIT:
                     self.admission.block(session, pool, now)
                     left = [(kind, command, seq, body), *incoming]
@@ -449,7 +449,7 @@ class Dispatcher:
 
     def _refuse_waiting(self, letter: DeadLetter, pool: Pool) -> None:
         """What waits and is the same as this letter meets nobody. What is in flight elsewhere is not sent again."""
-        lanes = {id(lane): lane for lane in (*pool.ready, *pool.suspects, *pool.detours)}
+        lanes = {id(lane): lane for lane in chain.from_iterable(pool.listed)}
         for link in self._links:
             if link.pool is not pool:
                 continue

@@ -859,9 +859,11 @@ def test_counting_the_sessions_takes_a_tenth_of_the_time_at_most() -> None:
 
     crew.sessions.by_id = Sessions(crew.sessions.by_id)
     crew.dispatcher.admission = Admission(crew.sessions, lambda: spent)
-    pool = crew.worker("a", max_in_flight=1).link.pool
+    crew.worker("a", max_in_flight=1)
+    route = crew.dispatcher.routes.resolve(1)
+    assert route is not None
     for _ in range(100):  # ten seconds
-        crew.dispatcher.admission.judge(client.session, pool, 0, 5.0, crew.now)
+        crew.dispatcher.admission.judge(client.session, route, 0, crew.now)
         crew.now += 0.1
     assert 10 <= counted <= 20
 

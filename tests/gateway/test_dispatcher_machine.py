@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from itertools import chain
 
 import pytest
 
@@ -167,7 +168,7 @@ class Delivery:
                 opened[id(packet.lane)] += 1
                 assert packet.lane.open >= opened[id(packet.lane)]
         for pool in self.crew.dispatcher.pools.values():
-            listed = [*pool.ready, *pool.suspects, *pool.detours]
+            listed = list(chain.from_iterable(pool.listed))
             assert len(set(map(id, listed))) == len(listed)
             for lane in listed:
                 assert lane.waiting
@@ -213,6 +214,8 @@ class Delivery:
         """Whatever happened: with healthy workers everything ends, with one outcome each, and nothing stays behind."""
         for name in ("echo", "other"):
             self.crew.worker(f"last-{name}", name)
+        for worker in self.crew.workers:
+            worker.wrote()
         for _ in range(200):
             self.crew.pass_time(0.05 if self.gives_back else LINGER_S)
             self.crew.run()
@@ -225,9 +228,7 @@ class Delivery:
             assert client.session.in_flight == 0
         for pool in self.crew.dispatcher.pools.values():
             assert pool.load == 0
-            assert not pool.ready
-            assert not pool.suspects
-            assert not pool.detours
+            assert not any(pool.listed)
         assert self.gone == set(self.crew.forgotten)
 
 

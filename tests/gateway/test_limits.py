@@ -188,3 +188,51 @@ def test_who_has_ended_its_side_goes_first_where_it_is_crowded(ended: bool) -> N
     crew.run()
     crew.pass_time(0.1)
     assert bool(crew.counters.overloaded) is ended
+
+
+@pytest.mark.parametrize("pipelined", [1, 30])
+def test_slow_requests_leave_a_place_for_fast_ones(pipelined: int) -> None:
+    """However many there are, and however few sessions they come from."""
+    crew = Crew()
+    worker = crew.worker("a", max_in_flight=64)
+    modest = crew.client()
+    crew.send(modest, 2)
+    crew.run()
+    crew.now += 0.001
+    worker.answer_all()  # command 2 is known to be fast now
+    for _ in range(3):
+        for greedy in [crew.client() for _ in range(100)]:
+            crew.send(greedy, *[1] * pipelined)
+            crew.run()
+        crew.pass_time(LINGER_S)
+        crew.run()
+    assert len(worker.in_flight) == 64 - 8
+    for _ in range(20):
+        [seq] = crew.send(modest, 2)
+        crew.pass_time(LINGER_S)
+        crew.run()
+        [packet] = [packet for packet in worker.in_flight if packet.command == 2]
+        worker.answer(packet)
+        assert modest.replies[seq]
+        crew.run()
+        assert len(worker.in_flight) == 64 - 8
+
+
+def test_fast_requests_leave_places_for_slow_ones() -> None:
+    """Where both wait all the time, each has half of what becomes free."""
+    crew = Crew()
+    worker = crew.worker("a", max_in_flight=64)
+    crew.send(crew.client(), 2)
+    crew.run()
+    crew.now += 0.001
+    worker.answer_all()
+    for command in (1, 2):
+        for _ in range(200):
+            crew.send(crew.client(), command)
+    crew.run()
+    for _ in range(2):
+        worker.answer_all()
+        crew.run()
+    taken = [packet.command for batch in worker.batches[1:] for packet in batch]
+    assert 60 <= taken.count(1) <= 100
+    assert 60 <= taken.count(2) <= 130

@@ -158,7 +158,7 @@ def test_of_who_was_cut_nothing_is_kept_be_it_with_a_worker() -> None:
     crew.dispatcher.drop_forfeit()
     assert [packet.body for packet in with_worker] == [b"", b""]
     assert cut.session.in_flight == 0
-    assert [lane.session for lane in worker.link.pool.ready] == [other.session]
+    assert [lane.session for lane in worker.link.pool.slow] == [other.session]
     assert (crew.counters.cancelled, crew.counters.notifies_dropped) == (3, 2)
     worker.answer_all()
     crew.run()
@@ -280,7 +280,7 @@ def test_all_packets_count_that_wait_or_are_with_workers() -> None:
     assert held() == 5000
     crew.pass_time(6)
     assert len(worker.link.expired) == 2
-    assert held() == 2000 + 1000 * sum(len(lane.waiting) for lane in worker.link.pool.ready)
+    assert held() == 2000 + 1000 * sum(len(lane.waiting) for lane in worker.link.pool.slow)
 
 
 @pytest.mark.parametrize(

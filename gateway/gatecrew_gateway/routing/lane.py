@@ -60,6 +60,10 @@ class Pending:
         return bool(self.suspect) or (self.route is not None and self.route.alone)
 
     @property
+    def is_slow(self) -> bool:
+        return self.route is not None and self.route.slow
+
+    @property
     def is_unheard(self) -> bool:
         """A request whose client has gone. What a client tells, and events, are worth running all the same, but what
         one tells that was cut because it held too much does not hold that any longer.

@@ -21,6 +21,7 @@ LONG_SHARE = 0.25  # of the deadline, in the queue of any other worker
 TIME_ENOUGH = 2.0  # times what such a request takes at least
 SHRINK_SHARE = 0.8  # of what was open, at most
 BIND_SHARE = 0.75  # with so much of the limit in use it is what holds packets back
+RESERVED_SHIFT = 3  # an eighth of the limit is for requests whose handlers are fast
 WATCH_EVERY_S = 0.01  # else: timing every message would cost a lone client a hundredth of its speed
 
 
@@ -72,6 +73,11 @@ class Limit:
         self.probe = 0
         if least_s is not None and had_s > TIME_ENOUGH * least_s and self.binds(self._depth):
             self._shrink(0.5, self.concurrency or LEAST)
+
+    @property
+    def reserved(self) -> int:
+        """Of it, for requests whose handlers are fast."""
+        return self.now >> RESERVED_SHIFT
 
     def idle(self) -> None:
         """The worker has nothing: whatever kept it busy is over. Called ten times a second."""

@@ -8,10 +8,11 @@ the worker may be at work on it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
 
-from .lane import Pending
+from .lane import Lane, Pending
 from .limit import Limit
 from .outliers import Conduct
 from .pool import FULL_BATCH, SLOW_QUANTUM, Pool
@@ -102,6 +103,11 @@ class Link:
         return min(limit.now - taken + self.hung, limit.most - taken)
 
     @property
+    def spare(self) -> int:
+        """Room that slow requests may have: not the last of it, and not what is taken by what is queued."""
+        return self.room - len(self.queue) - self.limit.reserved
+
+    @property
     def can_take(self) -> bool:
         if self.writing:
             return False
@@ -154,15 +160,16 @@ class Link:
         pool = self.pool
         self.awake = False
         room = self.room
-        if room > FULL_BATCH:
-            room = FULL_BATCH
         if self.state is LinkState.LOST or room <= 0:
             pool.taken(self)
             return []
+        spare = room - self.limit.reserved
+        if room > FULL_BATCH:
+            room = FULL_BATCH
         takes_new = self.state is LinkState.READY and not self.rests_until
         # Sessions that are bound here may not have all of the room while others wait: with one place, in turns.
         queue = self.queue
-        most = (room + self.sent % 2) // 2 if queue and takes_new and pool.has_work else room
+        most = (room + self.sent % 2) // 2 if queue and takes_new and pool.has_work_beside(spare) else room
         if len(queue) <= most:
             batch, self.queue = queue, []
         else:
@@ -170,44 +177,25 @@ class Link:
             del queue[:most]
         if takes_new:
             room -= len(batch)
+            spare -= len(batch)
             if pool.suspects and room > 0 and self.may_have_suspect:
                 lane = pool.suspects.popleft()
                 self.suspect = lane.waiting.pop(0)
                 lane.link, lane.open, lane.held = self, 1, True
                 batch.append(self.suspect)
                 room -= 1
+                spare -= 1
+            if pool.slow or pool.detours:
+                room = self._take_slow(batch, room, spare)
             ready = pool.ready
-            lanes = len(ready)
-            if lanes > 1 and len(pool.links) > 1:
-                lanes = pool.share(self)
-                head = ready[0].waiting[0].route
-                if head is not None:
-                    lanes = max(lanes, head.batch)
-            if pool.detours and room > 0:
-                lanes += pool.end_detours(self, room)
-            one_at_a_time = self.one_at_a_time
-            while ready and room > 0 and lanes > 0:
-                lanes -= 1
-                lane = ready.popleft()
-                waiting = lane.waiting
-                lane.link = self
-                if len(waiting) == 1:
-                    packet = waiting.pop()
-                    lane.open = 1
-                    lane.held = one_at_a_time or ((route := packet.route) is not None and route.alone)
-                    batch.append(packet)
-                    room -= 1
-                else:
-                    count = min(self._together(waiting), room)
-                    route = waiting[0].route
-                    if route is not None and route.slow:
-                        # Where nobody waits now somebody may soon: much of the room stays free.
-                        count = min(count, SLOW_QUANTUM if ready else max(SLOW_QUANTUM, room >> 4))
-                    batch += waiting[:count]
-                    del waiting[:count]
-                    lane.open = count
-                    lane.held = bool(waiting)
-                    room -= count
+            if ready and room > 0:
+                lanes = len(ready)
+                if lanes > 1 and len(pool.links) > 1:
+                    route = ready[0].waiting[0].route
+                    worth = 0 if route is None else route.batch
+                    if lanes > worth:
+                        lanes = max(pool.share(self, lanes), worth)
+                self._take_lanes(ready, lanes, room, batch)
         if batch:
             pending = self.pending
             for packet in batch:
@@ -221,12 +209,59 @@ class Link:
         pool.taken(self)
         return batch
 
+    def _take_slow(self, batch: list[Pending], room: int, spare: int) -> int:
+        """Add lanes with slow handlers, and those that avoid another worker, to the batch; returns what room is left.
+
+        `spare`: the part of the room that is for them. Where fast ones wait too, half of it is for those.
+        """
+        pool = self.pool
+        if spare <= 0 or room <= 0:
+            return room
+        lanes = 0
+        if pool.slow:
+            lanes = pool.share(self, len(pool.slow)) if len(pool.links) > 1 else len(pool.slow)
+        if pool.detours:
+            lanes += pool.end_detours(self, spare)
+        return room - self._take_lanes(pool.slow, lanes, min(spare, -(-room // 2) if pool.ready else room), batch)
+
+    def _take_lanes(self, queue: deque[Lane], lanes: int, room: int, batch: list[Pending]) -> int:
+        """Take up to so many lanes; returns how many packets."""
+        before = len(batch)
+        one_at_a_time = self.one_at_a_time
+        while queue and room > 0 and lanes > 0:
+            lanes -= 1
+            lane = queue.popleft()
+            waiting = lane.waiting
+            lane.link = self
+            if len(waiting) == 1:
+                packet = waiting.pop()
+                lane.open = 1
+                lane.held = one_at_a_time or ((route := packet.route) is not None and route.alone)
+                batch.append(packet)
+                room -= 1
+            else:
+                count = min(self._together(waiting), room)
+                route = waiting[0].route
+                if route is not None and route.slow:
+                    # Where nobody waits now somebody may soon: much of the room stays free.
+                    count = min(count, SLOW_QUANTUM if queue else max(SLOW_QUANTUM, room >> 4))
+                batch += waiting[:count]
+                del waiting[:count]
+                lane.open = count
+                lane.held = bool(waiting)
+                room -= count
+        return len(batch) - before
+
     def _together(self, waiting: list[Pending]) -> int:
-        """How many of a lane's waiting packets may be in flight here at once."""
-        if self.one_at_a_time or waiting[0].alone:
+        """How many of a lane's waiting packets may be in flight here at once: no slow ones behind a fast one, which
+        would be in its place.
+        """
+        head = waiting[0]
+        if self.one_at_a_time or head.alone:
             return 1
+        least = len(waiting) if head.is_slow else 1 if head.route else 2  # an event goes with what it is there for
         for count, packet in enumerate(waiting):
-            if packet.alone:
+            if packet.alone or (count >= least and packet.is_slow):
                 return count
         return len(waiting)
 

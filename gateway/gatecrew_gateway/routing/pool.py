@@ -7,6 +7,9 @@ packet a turn: the round robin that everyone expects.
 
 A link takes at most its share of what is ready, so that batches do not show: a burst is spread as if each packet had
 been given out by itself, and a worker that has more open than others gets less.
+
+Lanes whose first packet has a slow handler wait in a queue of their own, and the last part of each worker's room is not
+for them: however many slow requests there are, a fast one finds a place.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class Pool:
         self.service = service
         self.links: list[Link] = []  # those that may take packets, in turn order
         self.ready: deque[Lane] = deque()
+        self.slow: deque[Lane] = deque()  # the same, where the handler of the first packet is slow
         self.suspects: deque[Lane] = deque()  # lanes whose first packet is suspect
         self.detours: deque[Lane] = deque()  # lanes that should go to another worker than the one they avoid
         self.commands: frozenset[int] | None = frozenset()  # None: all
@@ -51,7 +55,8 @@ class Pool:
         self.full_since: float | None = None  # when something could not be accepted, and has not been easy since
         self.answered = 0
         self.judged_at = float("-inf")  # when its workers were compared last
-        self.waits_s = 0.0  # how long a session with nothing open will wait for a worker, as far as we know
+        # How long a session with nothing open will wait for a worker, as far as we know: with a fast, a slow command.
+        self.waits_s = self.slow_waits_s = 0.0
         self.can_wait = 0.0  # packets that are answered in the time that they may wait; 0: not known, nothing waits
         self.longest_s = 0.0  # deadline of its routes
         self.called: Link | None = None  # woken to take what is ready, and has not done so yet
@@ -77,15 +82,16 @@ class Pool:
             waiting.append(packet)
             if len(waiting) == 1:
                 if lane.avoid is None:
-                    ready = self.ready
-                    ready.append(lane)
-                    if len(ready) >= self.wake_at:
+                    route = packet.route
+                    queue = self.ready if route is None or not route.slow else self.slow
+                    queue.append(lane)
+                    if len(queue) >= self.wake_at:
                         self.wake()
                 else:
                     self.detours.append(lane)
                     if self.called is None:
                         self.wake()
-        elif lane.held or ((route := packet.route) is not None and not route.joins and self._waits(lane, route)):
+        elif lane.held or ((route := packet.route) is not None and not route.joins and self._waits(lane, link, route)):
             lane.held = True
             lane.waiting.append(packet)
         else:
@@ -102,9 +108,13 @@ class Pool:
         if self.called is None:
             self.wake()
 
-    def _waits(self, lane: Lane, route: Route) -> bool:
-        """Whether a lane that has something open should not have this open too: with slow handlers, if others wait."""
-        return route.alone or (route.slow and lane.open >= SLOW_QUANTUM and bool(self.ready))
+    def _waits(self, lane: Lane, link: Link, route: Route) -> bool:
+        """Whether a lane that has something open should not have this open too: with slow handlers, if others wait, or
+        if only the room of fast ones is left.
+        """
+        if route.alone or not route.slow:
+            return route.alone
+        return (lane.open >= SLOW_QUANTUM and bool(self.ready or self.slow)) or link.spare <= 0
 
     def has_work_for(self, link: Link) -> bool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
@@ -112,11 +122,22 @@ class Pool:
             return False
         if self.ready or (self.suspects and link.may_have_suspect):
             return True
-        return bool(self.detours) and any(self.may_detour(lane, link) for lane in self.detours)
+        if not (self.slow or self.detours) or link.spare <= 0:
+            return False
+        return bool(self.slow) or any(self.may_detour(lane, link) for lane in self.detours)
 
     @property
     def has_work(self) -> bool:
-        return bool(self.ready or self.suspects or self.detours)
+        return bool(self.ready or self.slow or self.suspects or self.detours)
+
+    def has_work_beside(self, spare: int) -> bool:
+        """Whether a link that has so much room for slow requests should leave some for those who wait."""
+        return bool(self.ready or self.suspects or (spare > 0 and (self.slow or self.detours)))
+
+    @property
+    def listed(self) -> tuple[deque[Lane], ...]:
+        """All queues of lanes that wait for a worker."""
+        return self.ready, self.slow, self.suspects, self.detours
 
     @staticmethod
     def is_free(link: Link) -> bool:
@@ -132,19 +153,19 @@ class Pool:
         found = list(itertools.islice((lane for lane in self.detours if self.may_detour(lane, link)), most))
         for lane in reversed(found):
             self.detours.remove(lane)
-            self.ready.appendleft(lane)
+            self._queue_of(lane).appendleft(lane)
         return len(found)
 
-    def share(self, link: Link) -> int:
-        """How many of the lanes that are ready this link may take: so many that no link has more open than the others
-        would have after taking theirs. At least one.
+    def share(self, link: Link, lanes: int) -> int:
+        """How many of so many lanes this link may take: so many that no link has more open than the others would have
+        after taking theirs. At least one.
         """
         count = opened = 0
         for other in self.links:
             if other is link or (other.room > 0 and not other.rests_until):
                 count += 1
                 opened += len(other.pending)
-        level = -(-(opened + len(self.ready)) // max(1, count))
+        level = -(-(opened + lanes) // max(1, count))
         return max(1, level - len(link.pending))
 
     def probed(self, link: Link, packet: Pending, now: float) -> None:
@@ -178,7 +199,7 @@ class Pool:
             if not links[turn].busy and self.has_work_for(links[turn]):
                 idle = links[turn]
                 break
-        gathered = len(self.ready)
+        gathered = len(self.ready) + len(self.slow)
         # Only the last batch counts: a slow worker that is long at one must not make the others gather.
         if idle is not None and (gathered >= WORTH_A_BATCH or self._last is None or not self._last.busy):
             self._turn = turn + 1
@@ -200,7 +221,7 @@ class Pool:
         if self.called is None or self.called is link:
             self.called = None
             self.wake_at = 1
-            if self.ready or self.suspects or self.detours:
+            if self.ready or self.slow or self.suspects or self.detours:
                 self.wake()
 
     def linger(self) -> None:
@@ -235,7 +256,7 @@ class Pool:
                 self.wake()
 
     def list(self, lane: Lane, first: bool = False) -> None:
-        queue = self.ready if lane.avoid is None else self.detours
+        queue = self._queue_of(lane) if lane.avoid is None else self.detours
         if lane.waiting[0].suspect:
             queue = self.suspects
         if first:
@@ -243,11 +264,15 @@ class Pool:
         else:
             queue.append(lane)
 
+    def _queue_of(self, lane: Lane) -> deque[Lane]:
+        route = lane.waiting[0].route
+        return self.ready if route is None or not route.slow else self.slow
+
     def take_out(self, lane: Lane, packets: Collection[Pending]) -> None:
         """These wait no longer. A lane without a link is listed by what is then its first."""
         listed = lane.link is None
         if listed:
-            next(queue for queue in (self.ready, self.suspects, self.detours) if lane in queue).remove(lane)
+            next(queue for queue in self.listed if lane in queue).remove(lane)
         lane.waiting = [packet for packet in lane.waiting if packet not in packets]
         if listed and lane.waiting:
             self.list(lane, first=True)
@@ -287,7 +312,7 @@ class Pool:
         While packets wait, the rate of answers says how many have a chance. What is with a worker, be it silent, never
         takes the room of others.
         """
-        if self.links and (self.ready or not any(map(self.is_free, self.links))):
+        if self.links and (self.ready or self.slow or not any(map(self.is_free, self.links))):
             self._full_at = now
         if self.silent or now - self._full_at > CALM_S:  # with a worker that stands still there is less to answer
             self._progress.clear()
@@ -307,12 +332,13 @@ class Pool:
             now += max(link.limit.now, there)
         self.capacity = held + most + self._max_waiting
         self.easy = self.capacity >> 1
-        self.waits_s = self.can_wait = 0.0
+        self.waits_s = self.slow_waits_s = self.can_wait = 0.0
         if len(self._progress) > 1:
             (since, before), (until, after) = self._progress[0], self._progress[-1]
             rate = (after - before) / (until - since)
             if rate > 0:
                 self.waits_s = len(self.ready) / rate
+                self.slow_waits_s = len(self.slow) / rate
                 self.can_wait = rate * self.longest_s * PATIENCE
                 if self.load > self.can_wait:
                     self.easy = min(self.capacity >> 1, held + now)
@@ -326,4 +352,5 @@ class Pool:
         return len(link.pending) + len(link.queue) + sum(len(lane.waiting) for lane in lanes.values())
 
     def __repr__(self) -> str:
-        return f"<Pool {self.service} load={self.load}/{self.capacity} ready={len(self.ready)} links={self.links}>"
+        waiting = "+".join(str(len(queue)) for queue in self.listed)
+        return f"<Pool {self.service} load={self.load}/{self.capacity} waiting={waiting} links={self.links}>"
