@@ -48,7 +48,7 @@ def parse_commands(text: str) -> frozenset[int] | None:
     return frozenset(commands)
 
 
-def parse_size(size: int | str) -> int:
+def parse_size(size: int | str, name: str = "memory_limit") -> int:
     """Bytes from a number, or from a text such as ``"256MiB"`` (KiB, MiB, GiB; 1024 each).
 
     Raises:
@@ -59,7 +59,7 @@ def parse_size(size: int | str) -> int:
         if text.endswith(unit) and text.removesuffix(unit).strip().isdecimal():
             return int(text.removesuffix(unit)) << 10 * power
     if not text.isdecimal():
-        raise ConfigError("gateway", "memory_limit", f"{size!r}, must be bytes, or such as 256MiB")
+        raise ConfigError("gateway", name, f"{size!r}, must be bytes, or such as 256MiB")
     return int(text)
 
 
@@ -150,6 +150,7 @@ class GatewayConfig:
     advertise_host: str = ""  # what other machines reach us by; empty: service_host
     max_sessions: int = 0  # of all listeners; 0: as many as there are file descriptors for
     max_waiting: int = 1000  # packets per service that no worker has a slot for
+    max_waiting_bytes: int | str = "64MiB"  # of their bodies
     max_attempts: int = 3
     heartbeat_s: float = 1.0  # at most 1: a worker takes 2 s of silence for a loss
     suspect_after_s: float = 2.0  # silence of a worker, then no new lanes
@@ -168,6 +169,8 @@ class GatewayConfig:
         _check("gateway", "service_port", self.service_port, 0, 65535)
         _check("gateway", "max_sessions", self.max_sessions, 0, 10_000_000)
         _check("gateway", "max_waiting", self.max_waiting, 0, 1_000_000)
+        waiting = parse_size(self.max_waiting_bytes, "max_waiting_bytes")
+        _check("gateway", "max_waiting_bytes", waiting, MAX_PACKET, 1 << 50)
         _check("gateway", "max_attempts", self.max_attempts, 1, 10)
         _check("gateway", "heartbeat_s", self.heartbeat_s, 0.05, 1)
         _check("gateway", "suspect_after_s", self.suspect_after_s, self.heartbeat_s, 600)

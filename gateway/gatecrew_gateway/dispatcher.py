@@ -13,7 +13,7 @@ from typing import Protocol
 
 from .admission import Admission, Verdict
 from .codec import HEADER, Kind, Status, encode_error
-from .config import MAX_PACKET, PACKET_OVERHEAD, GatewayConfig
+from .config import MAX_PACKET, PACKET_OVERHEAD, GatewayConfig, parse_size
 from .counters import Counters
 from .routing.lane import CLOSE, NOTIFY, OPEN, REQUEST, Lane, Pending
 from .routing.link import Link, LinkState
@@ -79,7 +79,7 @@ class Dispatcher:
         self._links: set[Link] = set()  # that are not lost
         self.admission = Admission(sessions)
         self._sessions = sessions
-        self._max_waiting = config.max_waiting
+        self._max_waiting = config.max_waiting, parse_size(config.max_waiting_bytes)
         self._recent_s = config.lost_after_s + 0.5  # before a silent worker is given up
         self._max_attempts = config.max_attempts
         self._clock = clock
@@ -93,7 +93,7 @@ class Dispatcher:
         """The pool of a service; made when the service is first heard of, and kept."""
         pool = self.pools.get(service)
         if pool is None:
-            pool = self.pools[service] = Pool(service, self._max_waiting, self._arm_linger)
+            pool = self.pools[service] = Pool(service, *self._max_waiting, self._arm_linger)
             pool.down_since = self._clock()
         return pool
 

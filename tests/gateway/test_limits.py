@@ -2,6 +2,7 @@
 
 import pytest
 
+from gatecrew_gateway.codec import Kind
 from gatecrew_gateway.config import GatewayConfig, RouteConfig
 from gatecrew_gateway.routing import outliers
 from gatecrew_gateway.routing.limit import FLOOR, LEAST, START, Limit
@@ -236,3 +237,30 @@ def test_fast_requests_leave_places_for_slow_ones() -> None:
     taken = [packet.command for batch in worker.batches[1:] for packet in batch]
     assert 60 <= taken.count(1) <= 100
     assert 60 <= taken.count(2) <= 130
+
+
+def test_what_waits_is_bounded_in_bytes_too() -> None:
+    crew = Crew(GatewayConfig(max_waiting_bytes="1MiB"))
+    worker = crew.worker("a", max_in_flight=1)
+    clients = [crew.client() for _ in range(100)]
+    crew.send(clients[0], 1)
+    crew.run()
+    for client in clients[1:]:
+        crew.dispatcher.receive(client.session, [(int(Kind.REQUEST), 1, 1, bytes(1 << 16))])
+        crew.pass_time(0.001)
+    waiting = sum(len(packet.body) for lane in worker.link.pool.slow for packet in lane.waiting)
+    assert 1 << 20 < waiting <= (1 << 20) * 1.25 + (2 << 16)
+    blocked = [client for client in clients if client.session.blocked]
+    assert blocked  # they are not read
+    crew.pass_time(1)  # and refused, if it goes on
+    late = crew.client()
+    crew.send(late, 1)
+    assert late.errors or late.session.blocked
+    while worker.in_flight:
+        worker.answer_all()
+        crew.pass_time(0.1)
+        crew.run()
+    crew.send(late, 1)
+    crew.run()
+    worker.answer_all()
+    assert late.replies

@@ -39,7 +39,9 @@ PATIENCE = 0.25  # of the longest deadline: a packet may wait so long
 class Pool:
     """`arm_linger(pool)` must call `pool.linger_passed()` after LINGER_S."""
 
-    def __init__(self, service: str, max_waiting: int, arm_linger: Callable[[Pool], None]) -> None:
+    def __init__(
+        self, service: str, max_waiting: int, max_waiting_bytes: int, arm_linger: Callable[[Pool], None]
+    ) -> None:
         self.service = service
         self.links: list[Link] = []  # those that may take packets, in turn order
         self.ready: deque[Lane] = deque()
@@ -69,6 +71,8 @@ class Pool:
         self._progress: deque[tuple[float, int]] = deque(maxlen=PROGRESS_TICKS)
         self._full_at = float("-inf")  # when no worker had room last
         self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
+        self._is_full_of_bytes = False
         self._turn = 0
         self._lingering = False
         self._arm_linger = arm_linger
@@ -318,6 +322,8 @@ class Pool:
             self._progress.clear()
         else:
             self._progress.append((now, self.answered))
+        waiting = sum(len(packet.body) for queue in self.listed for lane in queue for packet in lane.waiting)
+        self._is_full_of_bytes = waiting > self._max_waiting_bytes
         self._count_capacity()
         if self.load < self.easy:
             self.full_since = None
@@ -342,7 +348,9 @@ class Pool:
                 self.can_wait = rate * self.longest_s * PATIENCE
                 if self.load > self.can_wait:
                     self.easy = min(self.capacity >> 1, held + now)
-        if self.refusing:
+        if self._is_full_of_bytes:
+            self.capacity = self.easy = 0
+        elif self.refusing:
             self.easy = 0
 
     @staticmethod
