@@ -264,3 +264,25 @@ def test_what_waits_is_bounded_in_bytes_too() -> None:
     crew.run()
     worker.answer_all()
     assert late.replies
+
+
+def test_a_command_that_is_new_is_known_to_be_fast_although_slow_ones_are_being_timed() -> None:
+    crew = Crew()
+    worker = crew.worker("a", max_in_flight=64)
+    crew.send(crew.client(), 1)
+    crew.run()
+    crew.now += 1
+    worker.answer_all()  # command 1 is known to be slow now
+    for _ in range(200):
+        crew.send(crew.client(), 1)
+        crew.run()
+    modest = crew.client()
+    crew.send(modest, 2)
+    worker.answer(*worker.in_flight[:8])
+    while modest.session.in_flight:
+        crew.now += 0.001
+        crew.linger()
+        crew.run()
+        worker.answer(*worker.in_flight[:1], *[packet for packet in worker.in_flight[1:] if packet.command == 2])
+    [route] = [route for command, route in crew.dispatcher.routes.known.items() if command == 2]
+    assert not route.slow

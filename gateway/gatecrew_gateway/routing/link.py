@@ -203,11 +203,20 @@ class Link:
             self.sent += len(batch)
             self.busy = self.writing = True
             limit = self.limit
-            if not limit.probe and (now >= limit.watch_at or limit.binds(len(pending))):
+            if limit.probe:
+                if (route := batch[-1].route) is not None and route.least_s is None:
+                    self._time_rather(batch[-1], now)
+            elif now >= limit.watch_at or limit.binds(len(pending)):
                 limit.watch(batch[-1].id, now, len(pending))
             pool.budget.earn(len(batch))
         pool.taken(self)
         return batch
+
+    def _time_rather(self, packet: Pending, now: float) -> None:
+        """Nobody has timed its command yet, so it counts as slow: it need not wait until a slow one has been timed."""
+        timed = self.pending.get(self.limit.probe)
+        if timed is None or timed.route is None or timed.route.least_s is not None:
+            self.limit.watch(packet.id, now, len(self.pending))
 
     def _take_slow(self, batch: list[Pending], room: int, spare: int) -> int:
         """Add lanes with slow handlers, and those that avoid another worker, to the batch; returns what room is left.
