@@ -62,13 +62,12 @@ async def keep_asking(client: Client, until: float) -> None:
     await asyncio.gather(*(one() for _ in range(64)))
 
 
-@pytest.mark.parametrize(("source", "served"), [("127.0.0.1", 0.7), ("127.0.0.2", 0.99)])
+@pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.2"])
 async def test_a_slow_command_shuts_nobody_out(
-    source: str, served: float, cluster_of: Callable[..., Cluster], measured: Callable[[str], None]
+    source: str, cluster_of: Callable[..., Cluster], measured: Callable[[str], None]
 ) -> None:
     """70 clients of one address hold as many slow requests as they may, for ten seconds. Those who ask for the fast
-    command from another address are served, and most of those from the same one, who have their shares as sessions
-    only. What was slow is served as well when it is over.
+    command are served, from the same address and from another one. What was slow is served as well when it is over.
     """
     cluster = cluster_of("async", 0.001)
     greedy = await connect(cluster.gateway.address, 70)
@@ -80,7 +79,7 @@ async def test_a_slow_command_shuts_nobody_out(
     slow = await asyncio.gather(*(client.ask(3, b"4") for client in greedy))
     measured(f"fast {len(good(fast))} of {len(fast)}, slow afterwards {len(good(slow))} of {len(slow)}")
     await close([*greedy, *modest])
-    assert len(good(fast)) >= served * len(fast)
+    assert len(good(fast)) >= 0.99 * len(fast)
     assert len(good(slow)) == len(slow)
 
 
