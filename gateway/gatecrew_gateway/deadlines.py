@@ -130,6 +130,7 @@ class Deadlines:
         if 0 < link.rests_until <= now:
             link.rested()
         link.count_hung(now)
+        link.count_slow()
         link.listen(now)
         link.pool.look_at_probe(link, now)
         if not (link.pending or link.expired or link.is_out):

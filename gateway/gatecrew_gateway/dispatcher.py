@@ -491,13 +491,16 @@ class Dispatcher:
             self._acquit(link, answers)
         pop = link.pending.pop
         probe = link.pending.get(link.limit.probe)
-        late = replies = events = 0
+        late = replies = events = slow = 0
+        slow_open = link.slow_open
         for answer in answers:
             packet = pop(answer.id, None)
             if packet is None:
                 link.answered_late(answer.id)
                 late += 1
                 continue
+            if slow_open and packet.is_slow:
+                slow += 1
             lane = packet.lane
             session = lane.session
             status = answer.status
@@ -547,6 +550,7 @@ class Dispatcher:
         self.counters.late_replies += late
         self.counters.replies += replies
         link.answered += replies
+        link.slow_open = max(0, link.slow_open - slow)
         pool = link.pool
         pool.answered += replies
         pool.load -= replies - events

@@ -75,9 +75,9 @@ class Limit:
             self._shrink(0.5, self.concurrency or LEAST)
 
     @property
-    def reserved(self) -> int:
-        """Of it, for requests whose handlers are fast."""
-        return self.now >> RESERVED_SHIFT
+    def of_slow(self) -> int:
+        """How many of them may be requests whose handlers are slow."""
+        return self.now - (self.now >> RESERVED_SHIFT)
 
     def idle(self) -> None:
         """The worker has nothing: whatever kept it busy is over. Called ten times a second."""

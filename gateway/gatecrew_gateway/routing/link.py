@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
+from itertools import chain
 
 from .lane import Lane, Pending
 from .limit import Limit
@@ -54,6 +55,7 @@ class Link:
         self.expired: dict[int, Pending] = {}  # has its outcome, without an answer; oldest first
         self.cancelled: list[int] = []  # expired, and the worker is to be told
         self.hung = 0  # expired for so long that the worker can be taken to have that much less room
+        self.slow_open = 0  # requests with slow handlers that it has; exact ten times a second
         self.suspect: Pending | None = None  # the one suspect packet in flight here
         self.busy = False  # the last batch has had no answer yet
         self.awake = False  # woken, and `take` not called yet
@@ -104,8 +106,8 @@ class Link:
 
     @property
     def spare(self) -> int:
-        """Room that slow requests may have: not the last of it, and not what is taken by what is queued."""
-        return self.room - len(self.queue) - self.limit.reserved
+        """Room that slow requests may have: not all of the limit, and not what is taken by what is queued."""
+        return min(self.room - len(self.queue), self.limit.of_slow - self.slow_open)
 
     @property
     def can_take(self) -> bool:
@@ -129,6 +131,8 @@ class Link:
     def answered_late(self, id: int) -> None:
         """The worker has answered what nobody waits for, or what it was never asked."""
         packet = self.expired.pop(id, None)
+        if packet is not None and packet.is_slow:
+            self.slow_open = max(0, self.slow_open - 1)
         if packet is not None and packet.lane.avoid is self:
             packet.lane.avoid = None
 
@@ -142,6 +146,12 @@ class Link:
 
     def count_hung(self, now: float) -> None:
         self.hung = sum(now - packet.deadline > HUNG_S for packet in self.expired.values()) if self.expired else 0
+
+    def count_slow(self) -> None:
+        """What is slow may have become fast, and the other way round."""
+        if self.slow_open or self.pool.slow:
+            packets = chain(self.queue, self.pending.values(), self.expired.values())
+            self.slow_open = sum(packet.is_slow for packet in packets)
 
     def wake(self) -> None:
         self.awake = True
@@ -163,13 +173,12 @@ class Link:
         if self.state is LinkState.LOST or room <= 0:
             pool.taken(self)
             return []
-        spare = room - self.limit.reserved
         if room > FULL_BATCH:
             room = FULL_BATCH
         takes_new = self.state is LinkState.READY and not self.rests_until
         # Sessions that are bound here may not have all of the room while others wait: with one place, in turns.
         queue = self.queue
-        most = (room + self.sent % 2) // 2 if queue and takes_new and pool.has_work_beside(spare) else room
+        most = (room + self.sent % 2) // 2 if queue and takes_new and pool.has_work_for(self) else room
         if len(queue) <= most:
             batch, self.queue = queue, []
         else:
@@ -177,16 +186,14 @@ class Link:
             del queue[:most]
         if takes_new:
             room -= len(batch)
-            spare -= len(batch)
             if pool.suspects and room > 0 and self.may_have_suspect:
                 lane = pool.suspects.popleft()
                 self.suspect = lane.waiting.pop(0)
                 lane.link, lane.open, lane.held = self, 1, True
                 batch.append(self.suspect)
                 room -= 1
-                spare -= 1
             if pool.slow or pool.detours:
-                room = self._take_slow(batch, room, spare)
+                room -= self._take_slow(batch, room)
             ready = pool.ready
             if ready and room > 0:
                 lanes = len(ready)
@@ -218,20 +225,22 @@ class Link:
         if timed is None or timed.route is None or timed.route.least_s is not None:
             self.limit.watch(packet.id, now, len(self.pending))
 
-    def _take_slow(self, batch: list[Pending], room: int, spare: int) -> int:
-        """Add lanes with slow handlers, and those that avoid another worker, to the batch; returns what room is left.
-
-        `spare`: the part of the room that is for them. Where fast ones wait too, half of it is for those.
+    def _take_slow(self, batch: list[Pending], room: int) -> int:
+        """Add lanes with slow handlers, and those that avoid another worker, to the batch; returns how many packets.
+        Where fast ones wait too, half of the room is for those.
         """
         pool = self.pool
-        if spare <= 0 or room <= 0:
-            return room
+        spare = min(room, self.limit.of_slow - self.slow_open)
+        if spare <= 0:
+            return 0
         lanes = 0
         if pool.slow:
             lanes = pool.share(self, len(pool.slow)) if len(pool.links) > 1 else len(pool.slow)
         if pool.detours:
             lanes += pool.end_detours(self, spare)
-        return room - self._take_lanes(pool.slow, lanes, min(spare, -(-room // 2) if pool.ready else room), batch)
+        taken = self._take_lanes(pool.slow, lanes, min(spare, -(-room // 2) if pool.ready else room), batch)
+        self.slow_open += taken
+        return taken
 
     def _take_lanes(self, queue: deque[Lane], lanes: int, room: int, batch: list[Pending]) -> int:
         """Take up to so many lanes; returns how many packets."""

@@ -8,8 +8,8 @@ packet a turn: the round robin that everyone expects.
 A link takes at most its share of what is ready, so that batches do not show: a burst is spread as if each packet had
 been given out by itself, and a worker that has more open than others gets less.
 
-Lanes whose first packet has a slow handler wait in a queue of their own, and the last part of each worker's room is not
-for them: however many slow requests there are, a fast one finds a place.
+Lanes whose first packet has a slow handler wait in a queue of their own, and never have all of a worker's limit:
+however many slow requests there are, a fast one finds a place.
 """
 
 from __future__ import annotations
@@ -114,11 +114,14 @@ class Pool:
 
     def _waits(self, lane: Lane, link: Link, route: Route) -> bool:
         """Whether a lane that has something open should not have this open too: with slow handlers, if others wait, or
-        if only the room of fast ones is left.
+        if the worker has enough of those. If it does not wait it counts as open.
         """
         if route.alone or not route.slow:
             return route.alone
-        return (lane.open >= SLOW_QUANTUM and bool(self.ready or self.slow)) or link.spare <= 0
+        if (lane.open >= SLOW_QUANTUM and (self.ready or self.slow)) or link.spare <= 0:
+            return True
+        link.slow_open += 1
+        return False
 
     def has_work_for(self, link: Link) -> bool:
         """Whether the link could take some of what waits now: it has one suspect at a time."""
@@ -133,10 +136,6 @@ class Pool:
     @property
     def has_work(self) -> bool:
         return bool(self.ready or self.slow or self.suspects or self.detours)
-
-    def has_work_beside(self, spare: int) -> bool:
-        """Whether a link that has so much room for slow requests should leave some for those who wait."""
-        return bool(self.ready or self.suspects or (spare > 0 and (self.slow or self.detours)))
 
     @property
     def listed(self) -> tuple[deque[Lane], ...]:
