@@ -6,7 +6,7 @@ from gatecrew_gateway.config import GatewayConfig
 from gateway.crew import Crew, Worker
 
 
-@pytest.mark.parametrize("capacity", [12, 15, 30])
+@pytest.mark.parametrize("capacity", [13, 15, 30])
 def test_nobody_is_refused_while_a_worker_stands_still_and_the_others_are_busy(capacity: int) -> None:
     """2 000 packets a second of 100 sessions. `capacity`: packets that a worker answers in 10 ms."""
     crew = Crew(GatewayConfig())

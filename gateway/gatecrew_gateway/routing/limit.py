@@ -75,9 +75,13 @@ class Limit:
             self._shrink(0.5, self.concurrency or LEAST)
 
     @property
+    def of_fast(self) -> int:
+        """How many of them are for requests whose handlers are fast."""
+        return self.now >> RESERVED_SHIFT
+
+    @property
     def of_slow(self) -> int:
-        """How many of them may be requests whose handlers are slow."""
-        return self.now - (self.now >> RESERVED_SHIFT)
+        return self.now - self.of_fast
 
     def idle(self) -> None:
         """The worker has nothing: whatever kept it busy is over. Called ten times a second."""

@@ -118,7 +118,13 @@ class Pool:
         """
         if route.alone or not route.slow:
             return route.alone
-        if (lane.open >= SLOW_QUANTUM and (self.ready or self.slow)) or link.spare <= 0:
+        spare = link.spare
+        if lane.open < SLOW_QUANTUM:
+            # Else sessions would have one open each where there is much to do, and wait in one more queue.
+            waits = spare <= -(link.limit.of_fast >> 1)
+        else:
+            waits = spare <= 0 or bool(self.ready or self.slow)
+        if waits:
             return True
         link.slow_open += 1
         return False
@@ -315,7 +321,9 @@ class Pool:
         While packets wait, the rate of answers says how many have a chance. What is with a worker, be it silent, never
         takes the room of others.
         """
-        if self.links and (self.ready or self.slow or not any(map(self.is_free, self.links))):
+        if self.links and (
+            self.ready or self.slow or not any(link.spare > 0 and self.is_free(link) for link in self.links)
+        ):
             self._full_at = now
         if self.silent or now - self._full_at > CALM_S:  # with a worker that stands still there is less to answer
             self._progress.clear()
@@ -342,8 +350,8 @@ class Pool:
             (since, before), (until, after) = self._progress[0], self._progress[-1]
             rate = (after - before) / (until - since)
             if rate > 0:
-                self.waits_s = len(self.ready) / rate
-                self.slow_waits_s = len(self.slow) / rate
+                self.slow_waits_s = (len(self.ready) + len(self.slow)) / rate
+                self.waits_s = min(self.slow_waits_s, 2 * len(self.ready) / rate)  # half of what is answered is fast
                 self.can_wait = rate * self.longest_s * PATIENCE
                 if self.load > self.can_wait:
                     self.easy = min(self.capacity >> 1, held + now)

@@ -9,7 +9,7 @@ FAST_S = 0.002  # from writing to answer: then messages are what costs
 BATCH_S = 0.1  # that a batch of fast requests may take, were they run one after the other
 TICK_S = 1e-6  # of a clock: nothing takes less
 SLOW_S = 0.02  # handlers that take longer are slow: a gRPC message is nothing against them
-AGING = 0.005  # share by which the least time of a command follows what it takes now
+AGING = 0.001  # share by which the least time of a command follows what it takes now
 
 
 class Route:
