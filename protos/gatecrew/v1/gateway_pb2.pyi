@@ -8,6 +8,7 @@ import collections.abc
 import gatecrew.v1.worker_pb2
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import sys
 import typing
@@ -18,6 +19,29 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _SuspicionKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SuspicionKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SuspicionKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SUSPICION_KIND_ACCUSED: _SuspicionKind.ValueType  # 0
+    """a worker was lost with these, and one of them may have done it"""
+    SUSPICION_KIND_QUARANTINED: _SuspicionKind.ValueType  # 1
+    """two were"""
+    SUSPICION_KIND_ACQUITTED: _SuspicionKind.ValueType  # 2
+    """a worker has answered what is the same"""
+
+class SuspicionKind(_SuspicionKind, metaclass=_SuspicionKindEnumTypeWrapper): ...
+
+SUSPICION_KIND_ACCUSED: SuspicionKind.ValueType  # 0
+"""a worker was lost with these, and one of them may have done it"""
+SUSPICION_KIND_QUARANTINED: SuspicionKind.ValueType  # 1
+"""two were"""
+SUSPICION_KIND_ACQUITTED: SuspicionKind.ValueType  # 2
+"""a worker has answered what is the same"""
+Global___SuspicionKind: typing_extensions.TypeAlias = SuspicionKind
 
 @typing.final
 class Reached(google.protobuf.message.Message):
@@ -284,6 +308,88 @@ class ReplayedDeadLetter(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["body", b"body", "id", b"id", "message", b"message", "status", b"status"]) -> None: ...
 
 Global___ReplayedDeadLetter: typing_extensions.TypeAlias = ReplayedDeadLetter
+
+@typing.final
+class SuspicionsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUSPICIONS_FIELD_NUMBER: builtins.int
+    @property
+    def suspicions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Suspicion]:
+        """oldest first"""
+
+    def __init__(
+        self,
+        *,
+        suspicions: collections.abc.Iterable[Global___Suspicion] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["suspicions", b"suspicions"]) -> None: ...
+
+Global___SuspicionsRequest: typing_extensions.TypeAlias = SuspicionsRequest
+
+@typing.final
+class Suspicion(google.protobuf.message.Message):
+    """Of packets of one service. Bodies do not travel."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    SERVICE_FIELD_NUMBER: builtins.int
+    WORKER_ID_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    PACKETS_FIELD_NUMBER: builtins.int
+    kind: Global___SuspicionKind.ValueType
+    """one that is not known is ignored"""
+    service: builtins.str
+    worker_id: builtins.str
+    """that was lost; empty if the packets are acquitted"""
+    incarnation: builtins.str
+    """of its process, as in WorkerHello: gateways that lose one process at once lose one worker"""
+    @property
+    def packets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SuspectPacket]:
+        """at most 256 are heeded"""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___SuspicionKind.ValueType = ...,
+        service: builtins.str = ...,
+        worker_id: builtins.str = ...,
+        incarnation: builtins.str = ...,
+        packets: collections.abc.Iterable[Global___SuspectPacket] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "kind", b"kind", "packets", b"packets", "service", b"service", "worker_id", b"worker_id"]) -> None: ...
+
+Global___Suspicion: typing_extensions.TypeAlias = Suspicion
+
+@typing.final
+class SuspectPacket(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COMMAND_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    command: builtins.int
+    digest: builtins.bytes
+    """of the body: BLAKE2b of 16 bytes"""
+    def __init__(
+        self,
+        *,
+        command: builtins.int = ...,
+        digest: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["command", b"command", "digest", b"digest"]) -> None: ...
+
+Global___SuspectPacket: typing_extensions.TypeAlias = SuspectPacket
+
+@typing.final
+class SuspicionsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___SuspicionsResponse: typing_extensions.TypeAlias = SuspicionsResponse
 
 @typing.final
 class StatusRequest(google.protobuf.message.Message):

@@ -86,6 +86,11 @@ class GatewayStub(object):
                 request_serializer=gatecrew_dot_v1_dot_gateway__pb2.StatusRequest.SerializeToString,
                 response_deserializer=gatecrew_dot_v1_dot_gateway__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Suspicions = channel.unary_unary(
+                '/gatecrew.v1.Gateway/Suspicions',
+                request_serializer=gatecrew_dot_v1_dot_gateway__pb2.SuspicionsRequest.SerializeToString,
+                response_deserializer=gatecrew_dot_v1_dot_gateway__pb2.SuspicionsResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayServicer(object):
@@ -154,6 +159,13 @@ class GatewayServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Suspicions(self, request, context):
+        """From one gateway to the others: what it has found of packets with which workers were lost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -206,6 +218,11 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=gatecrew_dot_v1_dot_gateway__pb2.StatusRequest.FromString,
                     response_serializer=gatecrew_dot_v1_dot_gateway__pb2.StatusResponse.SerializeToString,
+            ),
+            'Suspicions': grpc.unary_unary_rpc_method_handler(
+                    servicer.Suspicions,
+                    request_deserializer=gatecrew_dot_v1_dot_gateway__pb2.SuspicionsRequest.FromString,
+                    response_serializer=gatecrew_dot_v1_dot_gateway__pb2.SuspicionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -479,6 +496,33 @@ class Gateway(object):
             '/gatecrew.v1.Gateway/Status',
             gatecrew_dot_v1_dot_gateway__pb2.StatusRequest.SerializeToString,
             gatecrew_dot_v1_dot_gateway__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Suspicions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatecrew.v1.Gateway/Suspicions',
+            gatecrew_dot_v1_dot_gateway__pb2.SuspicionsRequest.SerializeToString,
+            gatecrew_dot_v1_dot_gateway__pb2.SuspicionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

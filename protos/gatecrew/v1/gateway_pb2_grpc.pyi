@@ -186,7 +186,23 @@ _GatewayStatusType = typing_extensions.TypeVar(
     ],
 )
 
-class GatewayStub(typing.Generic[_GatewayPushType, _GatewayBindType, _GatewaySetAttributesType, _GatewayJoinType, _GatewayLeaveType, _GatewayKickType, _GatewayListSessionsType, _GatewayListDeadLettersType, _GatewayReplayDeadLettersType, _GatewayStatusType]):
+_GatewaySuspicionsType = typing_extensions.TypeVar(
+    '_GatewaySuspicionsType',
+    grpc.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.SuspicionsRequest,
+        gatecrew.v1.gateway_pb2.SuspicionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.SuspicionsRequest,
+        gatecrew.v1.gateway_pb2.SuspicionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.SuspicionsRequest,
+        gatecrew.v1.gateway_pb2.SuspicionsResponse,
+    ],
+)
+
+class GatewayStub(typing.Generic[_GatewayPushType, _GatewayBindType, _GatewaySetAttributesType, _GatewayJoinType, _GatewayLeaveType, _GatewayKickType, _GatewayListSessionsType, _GatewayListDeadLettersType, _GatewayReplayDeadLettersType, _GatewayStatusType, _GatewaySuspicionsType]):
     """A call reaches the sessions of every gateway, whichever gateway it is made to."""
 
     @typing.overload
@@ -230,6 +246,10 @@ class GatewayStub(typing.Generic[_GatewayPushType, _GatewayBindType, _GatewaySet
         grpc.UnaryUnaryMultiCallable[
             gatecrew.v1.gateway_pb2.StatusRequest,
             gatecrew.v1.gateway_pb2.StatusResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            gatecrew.v1.gateway_pb2.SuspicionsRequest,
+            gatecrew.v1.gateway_pb2.SuspicionsResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -275,6 +295,10 @@ class GatewayStub(typing.Generic[_GatewayPushType, _GatewayBindType, _GatewaySet
             gatecrew.v1.gateway_pb2.StatusRequest,
             gatecrew.v1.gateway_pb2.StatusResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            gatecrew.v1.gateway_pb2.SuspicionsRequest,
+            gatecrew.v1.gateway_pb2.SuspicionsResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Push: _GatewayPushType
@@ -298,6 +322,9 @@ class GatewayStub(typing.Generic[_GatewayPushType, _GatewayBindType, _GatewaySet
 
     Status: _GatewayStatusType
     """Of the called gateway only."""
+
+    Suspicions: _GatewaySuspicionsType
+    """From one gateway to the others: what it has found of packets with which workers were lost."""
 
 GatewayAsyncStub: typing_extensions.TypeAlias = GatewayStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -339,6 +366,10 @@ GatewayAsyncStub: typing_extensions.TypeAlias = GatewayStub[
     grpc.aio.UnaryUnaryMultiCallable[
         gatecrew.v1.gateway_pb2.StatusRequest,
         gatecrew.v1.gateway_pb2.StatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        gatecrew.v1.gateway_pb2.SuspicionsRequest,
+        gatecrew.v1.gateway_pb2.SuspicionsResponse,
     ],
 ]
 
@@ -416,5 +447,13 @@ class GatewayServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[gatecrew.v1.gateway_pb2.StatusResponse, collections.abc.Awaitable[gatecrew.v1.gateway_pb2.StatusResponse]]:
         """Of the called gateway only."""
+
+    @abc.abstractmethod
+    def Suspicions(
+        self,
+        request: gatecrew.v1.gateway_pb2.SuspicionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gatecrew.v1.gateway_pb2.SuspicionsResponse, collections.abc.Awaitable[gatecrew.v1.gateway_pb2.SuspicionsResponse]]:
+        """From one gateway to the others: what it has found of packets with which workers were lost."""
 
 def add_GatewayServicer_to_server(servicer: GatewayServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -23,6 +23,55 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type SuspicionKind int32
+
+const (
+	SuspicionKind_SUSPICION_KIND_ACCUSED     SuspicionKind = 0 // a worker was lost with these, and one of them may have done it
+	SuspicionKind_SUSPICION_KIND_QUARANTINED SuspicionKind = 1 // two were
+	SuspicionKind_SUSPICION_KIND_ACQUITTED   SuspicionKind = 2 // a worker has answered what is the same
+)
+
+// Enum value maps for SuspicionKind.
+var (
+	SuspicionKind_name = map[int32]string{
+		0: "SUSPICION_KIND_ACCUSED",
+		1: "SUSPICION_KIND_QUARANTINED",
+		2: "SUSPICION_KIND_ACQUITTED",
+	}
+	SuspicionKind_value = map[string]int32{
+		"SUSPICION_KIND_ACCUSED":     0,
+		"SUSPICION_KIND_QUARANTINED": 1,
+		"SUSPICION_KIND_ACQUITTED":   2,
+	}
+)
+
+func (x SuspicionKind) Enum() *SuspicionKind {
+	p := new(SuspicionKind)
+	*p = x
+	return p
+}
+
+func (x SuspicionKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SuspicionKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_gatecrew_v1_gateway_proto_enumTypes[0].Descriptor()
+}
+
+func (SuspicionKind) Type() protoreflect.EnumType {
+	return &file_gatecrew_v1_gateway_proto_enumTypes[0]
+}
+
+func (x SuspicionKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SuspicionKind.Descriptor instead.
+func (SuspicionKind) EnumDescriptor() ([]byte, []int) {
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{0}
+}
+
 type Reached struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Sessions        uint32                 `protobuf:"varint,1,opt,name=sessions,proto3" json:"sessions,omitempty"`                                      // how many it was done to; 0 where the target is not there
@@ -681,6 +730,215 @@ func (x *ReplayedDeadLetter) GetBody() []byte {
 	return nil
 }
 
+type SuspicionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Suspicions    []*Suspicion           `protobuf:"bytes,1,rep,name=suspicions,proto3" json:"suspicions,omitempty"` // oldest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspicionsRequest) Reset() {
+	*x = SuspicionsRequest{}
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspicionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspicionsRequest) ProtoMessage() {}
+
+func (x *SuspicionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspicionsRequest.ProtoReflect.Descriptor instead.
+func (*SuspicionsRequest) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SuspicionsRequest) GetSuspicions() []*Suspicion {
+	if x != nil {
+		return x.Suspicions
+	}
+	return nil
+}
+
+// Of packets of one service. Bodies do not travel.
+type Suspicion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          SuspicionKind          `protobuf:"varint,1,opt,name=kind,proto3,enum=gatecrew.v1.SuspicionKind" json:"kind,omitempty"` // one that is not known is ignored
+	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	WorkerId      string                 `protobuf:"bytes,3,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"` // that was lost; empty if the packets are acquitted
+	Incarnation   string                 `protobuf:"bytes,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`           // of its process, as in WorkerHello: gateways that lose one process at once lose one worker
+	Packets       []*SuspectPacket       `protobuf:"bytes,5,rep,name=packets,proto3" json:"packets,omitempty"`                   // at most 256 are heeded
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Suspicion) Reset() {
+	*x = Suspicion{}
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Suspicion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Suspicion) ProtoMessage() {}
+
+func (x *Suspicion) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
+func (*Suspicion) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Suspicion) GetKind() SuspicionKind {
+	if x != nil {
+		return x.Kind
+	}
+	return SuspicionKind_SUSPICION_KIND_ACCUSED
+}
+
+func (x *Suspicion) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Suspicion) GetWorkerId() string {
+	if x != nil {
+		return x.WorkerId
+	}
+	return ""
+}
+
+func (x *Suspicion) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *Suspicion) GetPackets() []*SuspectPacket {
+	if x != nil {
+		return x.Packets
+	}
+	return nil
+}
+
+type SuspectPacket struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       uint32                 `protobuf:"varint,1,opt,name=command,proto3" json:"command,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"` // of the body: BLAKE2b of 16 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspectPacket) Reset() {
+	*x = SuspectPacket{}
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspectPacket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspectPacket) ProtoMessage() {}
+
+func (x *SuspectPacket) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspectPacket.ProtoReflect.Descriptor instead.
+func (*SuspectPacket) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SuspectPacket) GetCommand() uint32 {
+	if x != nil {
+		return x.Command
+	}
+	return 0
+}
+
+func (x *SuspectPacket) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+type SuspicionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspicionsResponse) Reset() {
+	*x = SuspicionsResponse{}
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspicionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspicionsResponse) ProtoMessage() {}
+
+func (x *SuspicionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspicionsResponse.ProtoReflect.Descriptor instead.
+func (*SuspicionsResponse) Descriptor() ([]byte, []int) {
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{13}
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -689,7 +947,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[10]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +959,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[10]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +972,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{10}
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{14}
 }
 
 type StatusResponse struct {
@@ -733,7 +991,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[11]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +1003,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[11]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +1016,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{11}
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StatusResponse) GetGatewayId() string {
@@ -828,7 +1086,7 @@ type ListenerStatus struct {
 
 func (x *ListenerStatus) Reset() {
 	*x = ListenerStatus{}
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[12]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +1098,7 @@ func (x *ListenerStatus) String() string {
 func (*ListenerStatus) ProtoMessage() {}
 
 func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[12]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +1111,7 @@ func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerStatus.ProtoReflect.Descriptor instead.
 func (*ListenerStatus) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{12}
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListenerStatus) GetName() string {
@@ -897,7 +1155,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[13]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1167,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_gatecrew_v1_gateway_proto_msgTypes[13]
+	mi := &file_gatecrew_v1_gateway_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1180,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{13}
+	return file_gatecrew_v1_gateway_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LinkStatus) GetService() string {
@@ -1065,7 +1323,21 @@ const file_gatecrew_v1_gateway_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\rR\x06status\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
-	"\x04body\x18\x04 \x01(\fR\x04body\"\x0f\n" +
+	"\x04body\x18\x04 \x01(\fR\x04body\"K\n" +
+	"\x11SuspicionsRequest\x126\n" +
+	"\n" +
+	"suspicions\x18\x01 \x03(\v2\x16.gatecrew.v1.SuspicionR\n" +
+	"suspicions\"\xca\x01\n" +
+	"\tSuspicion\x12.\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1a.gatecrew.v1.SuspicionKindR\x04kind\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1b\n" +
+	"\tworker_id\x18\x03 \x01(\tR\bworkerId\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\tR\vincarnation\x124\n" +
+	"\apackets\x18\x05 \x03(\v2\x1a.gatecrew.v1.SuspectPacketR\apackets\"A\n" +
+	"\rSuspectPacket\x12\x18\n" +
+	"\acommand\x18\x01 \x01(\rR\acommand\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"\x14\n" +
+	"\x12SuspicionsResponse\"\x0f\n" +
 	"\rStatusRequest\"\x8f\x03\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
@@ -1100,7 +1372,11 @@ const file_gatecrew_v1_gateway_proto_rawDesc = "" +
 	" \x01(\bR\x05unary\x12\x14\n" +
 	"\x05limit\x18\v \x01(\rR\x05limit\x12\x1f\n" +
 	"\vstatus_text\x18\f \x01(\tR\n" +
-	"statusText2\x9d\x05\n" +
+	"statusText*i\n" +
+	"\rSuspicionKind\x12\x1a\n" +
+	"\x16SUSPICION_KIND_ACCUSED\x10\x00\x12\x1e\n" +
+	"\x1aSUSPICION_KIND_QUARANTINED\x10\x01\x12\x1c\n" +
+	"\x18SUSPICION_KIND_ACQUITTED\x10\x022\xec\x05\n" +
 	"\aGateway\x12/\n" +
 	"\x04Push\x12\x11.gatecrew.v1.Push\x1a\x14.gatecrew.v1.Reached\x12/\n" +
 	"\x04Bind\x12\x11.gatecrew.v1.Bind\x1a\x14.gatecrew.v1.Reached\x12A\n" +
@@ -1111,7 +1387,9 @@ const file_gatecrew_v1_gateway_proto_rawDesc = "" +
 	"\fListSessions\x12 .gatecrew.v1.ListSessionsRequest\x1a!.gatecrew.v1.ListSessionsResponse\x12\\\n" +
 	"\x0fListDeadLetters\x12#.gatecrew.v1.ListDeadLettersRequest\x1a$.gatecrew.v1.ListDeadLettersResponse\x12b\n" +
 	"\x11ReplayDeadLetters\x12%.gatecrew.v1.ReplayDeadLettersRequest\x1a&.gatecrew.v1.ReplayDeadLettersResponse\x12A\n" +
-	"\x06Status\x12\x1a.gatecrew.v1.StatusRequest\x1a\x1b.gatecrew.v1.StatusResponseB\x81\x01\n" +
+	"\x06Status\x12\x1a.gatecrew.v1.StatusRequest\x1a\x1b.gatecrew.v1.StatusResponse\x12M\n" +
+	"\n" +
+	"Suspicions\x12\x1e.gatecrew.v1.SuspicionsRequest\x1a\x1f.gatecrew.v1.SuspicionsResponseB\x81\x01\n" +
 	"\x0fcom.gatecrew.v1B\fGatewayProtoP\x01Z\x13example.com/tour/pb\xa2\x02\x03GXX\xaa\x02\vGatecrew.V1\xca\x02\vGatecrew\\V1\xe2\x02\x17Gatecrew\\V1\\GPBMetadata\xea\x02\fGatecrew::V1b\x06proto3"
 
 var (
@@ -1126,66 +1404,77 @@ func file_gatecrew_v1_gateway_proto_rawDescGZIP() []byte {
 	return file_gatecrew_v1_gateway_proto_rawDescData
 }
 
-var file_gatecrew_v1_gateway_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_gatecrew_v1_gateway_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_gatecrew_v1_gateway_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_gatecrew_v1_gateway_proto_goTypes = []any{
-	(*Reached)(nil),                   // 0: gatecrew.v1.Reached
-	(*ListSessionsRequest)(nil),       // 1: gatecrew.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),      // 2: gatecrew.v1.ListSessionsResponse
-	(*SessionInfo)(nil),               // 3: gatecrew.v1.SessionInfo
-	(*ListDeadLettersRequest)(nil),    // 4: gatecrew.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),   // 5: gatecrew.v1.ListDeadLettersResponse
-	(*DeadLetter)(nil),                // 6: gatecrew.v1.DeadLetter
-	(*ReplayDeadLettersRequest)(nil),  // 7: gatecrew.v1.ReplayDeadLettersRequest
-	(*ReplayDeadLettersResponse)(nil), // 8: gatecrew.v1.ReplayDeadLettersResponse
-	(*ReplayedDeadLetter)(nil),        // 9: gatecrew.v1.ReplayedDeadLetter
-	(*StatusRequest)(nil),             // 10: gatecrew.v1.StatusRequest
-	(*StatusResponse)(nil),            // 11: gatecrew.v1.StatusResponse
-	(*ListenerStatus)(nil),            // 12: gatecrew.v1.ListenerStatus
-	(*LinkStatus)(nil),                // 13: gatecrew.v1.LinkStatus
-	nil,                               // 14: gatecrew.v1.StatusResponse.CountersEntry
-	(*SessionContext)(nil),            // 15: gatecrew.v1.SessionContext
-	(Kind)(0),                         // 16: gatecrew.v1.Kind
-	(*Push)(nil),                      // 17: gatecrew.v1.Push
-	(*Bind)(nil),                      // 18: gatecrew.v1.Bind
-	(*SetAttributes)(nil),             // 19: gatecrew.v1.SetAttributes
-	(*Join)(nil),                      // 20: gatecrew.v1.Join
-	(*Leave)(nil),                     // 21: gatecrew.v1.Leave
-	(*Kick)(nil),                      // 22: gatecrew.v1.Kick
+	(SuspicionKind)(0),                // 0: gatecrew.v1.SuspicionKind
+	(*Reached)(nil),                   // 1: gatecrew.v1.Reached
+	(*ListSessionsRequest)(nil),       // 2: gatecrew.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),      // 3: gatecrew.v1.ListSessionsResponse
+	(*SessionInfo)(nil),               // 4: gatecrew.v1.SessionInfo
+	(*ListDeadLettersRequest)(nil),    // 5: gatecrew.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),   // 6: gatecrew.v1.ListDeadLettersResponse
+	(*DeadLetter)(nil),                // 7: gatecrew.v1.DeadLetter
+	(*ReplayDeadLettersRequest)(nil),  // 8: gatecrew.v1.ReplayDeadLettersRequest
+	(*ReplayDeadLettersResponse)(nil), // 9: gatecrew.v1.ReplayDeadLettersResponse
+	(*ReplayedDeadLetter)(nil),        // 10: gatecrew.v1.ReplayedDeadLetter
+	(*SuspicionsRequest)(nil),         // 11: gatecrew.v1.SuspicionsRequest
+	(*Suspicion)(nil),                 // 12: gatecrew.v1.Suspicion
+	(*SuspectPacket)(nil),             // 13: gatecrew.v1.SuspectPacket
+	(*SuspicionsResponse)(nil),        // 14: gatecrew.v1.SuspicionsResponse
+	(*StatusRequest)(nil),             // 15: gatecrew.v1.StatusRequest
+	(*StatusResponse)(nil),            // 16: gatecrew.v1.StatusResponse
+	(*ListenerStatus)(nil),            // 17: gatecrew.v1.ListenerStatus
+	(*LinkStatus)(nil),                // 18: gatecrew.v1.LinkStatus
+	nil,                               // 19: gatecrew.v1.StatusResponse.CountersEntry
+	(*SessionContext)(nil),            // 20: gatecrew.v1.SessionContext
+	(Kind)(0),                         // 21: gatecrew.v1.Kind
+	(*Push)(nil),                      // 22: gatecrew.v1.Push
+	(*Bind)(nil),                      // 23: gatecrew.v1.Bind
+	(*SetAttributes)(nil),             // 24: gatecrew.v1.SetAttributes
+	(*Join)(nil),                      // 25: gatecrew.v1.Join
+	(*Leave)(nil),                     // 26: gatecrew.v1.Leave
+	(*Kick)(nil),                      // 27: gatecrew.v1.Kick
 }
 var file_gatecrew_v1_gateway_proto_depIdxs = []int32{
-	3,  // 0: gatecrew.v1.ListSessionsResponse.sessions:type_name -> gatecrew.v1.SessionInfo
-	15, // 1: gatecrew.v1.SessionInfo.context:type_name -> gatecrew.v1.SessionContext
-	6,  // 2: gatecrew.v1.ListDeadLettersResponse.dead_letters:type_name -> gatecrew.v1.DeadLetter
-	16, // 3: gatecrew.v1.DeadLetter.kind:type_name -> gatecrew.v1.Kind
-	9,  // 4: gatecrew.v1.ReplayDeadLettersResponse.replayed:type_name -> gatecrew.v1.ReplayedDeadLetter
-	12, // 5: gatecrew.v1.StatusResponse.listeners:type_name -> gatecrew.v1.ListenerStatus
-	13, // 6: gatecrew.v1.StatusResponse.links:type_name -> gatecrew.v1.LinkStatus
-	14, // 7: gatecrew.v1.StatusResponse.counters:type_name -> gatecrew.v1.StatusResponse.CountersEntry
-	17, // 8: gatecrew.v1.Gateway.Push:input_type -> gatecrew.v1.Push
-	18, // 9: gatecrew.v1.Gateway.Bind:input_type -> gatecrew.v1.Bind
-	19, // 10: gatecrew.v1.Gateway.SetAttributes:input_type -> gatecrew.v1.SetAttributes
-	20, // 11: gatecrew.v1.Gateway.Join:input_type -> gatecrew.v1.Join
-	21, // 12: gatecrew.v1.Gateway.Leave:input_type -> gatecrew.v1.Leave
-	22, // 13: gatecrew.v1.Gateway.Kick:input_type -> gatecrew.v1.Kick
-	1,  // 14: gatecrew.v1.Gateway.ListSessions:input_type -> gatecrew.v1.ListSessionsRequest
-	4,  // 15: gatecrew.v1.Gateway.ListDeadLetters:input_type -> gatecrew.v1.ListDeadLettersRequest
-	7,  // 16: gatecrew.v1.Gateway.ReplayDeadLetters:input_type -> gatecrew.v1.ReplayDeadLettersRequest
-	10, // 17: gatecrew.v1.Gateway.Status:input_type -> gatecrew.v1.StatusRequest
-	0,  // 18: gatecrew.v1.Gateway.Push:output_type -> gatecrew.v1.Reached
-	0,  // 19: gatecrew.v1.Gateway.Bind:output_type -> gatecrew.v1.Reached
-	0,  // 20: gatecrew.v1.Gateway.SetAttributes:output_type -> gatecrew.v1.Reached
-	0,  // 21: gatecrew.v1.Gateway.Join:output_type -> gatecrew.v1.Reached
-	0,  // 22: gatecrew.v1.Gateway.Leave:output_type -> gatecrew.v1.Reached
-	0,  // 23: gatecrew.v1.Gateway.Kick:output_type -> gatecrew.v1.Reached
-	2,  // 24: gatecrew.v1.Gateway.ListSessions:output_type -> gatecrew.v1.ListSessionsResponse
-	5,  // 25: gatecrew.v1.Gateway.ListDeadLetters:output_type -> gatecrew.v1.ListDeadLettersResponse
-	8,  // 26: gatecrew.v1.Gateway.ReplayDeadLetters:output_type -> gatecrew.v1.ReplayDeadLettersResponse
-	11, // 27: gatecrew.v1.Gateway.Status:output_type -> gatecrew.v1.StatusResponse
-	18, // [18:28] is the sub-list for method output_type
-	8,  // [8:18] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	4,  // 0: gatecrew.v1.ListSessionsResponse.sessions:type_name -> gatecrew.v1.SessionInfo
+	20, // 1: gatecrew.v1.SessionInfo.context:type_name -> gatecrew.v1.SessionContext
+	7,  // 2: gatecrew.v1.ListDeadLettersResponse.dead_letters:type_name -> gatecrew.v1.DeadLetter
+	21, // 3: gatecrew.v1.DeadLetter.kind:type_name -> gatecrew.v1.Kind
+	10, // 4: gatecrew.v1.ReplayDeadLettersResponse.replayed:type_name -> gatecrew.v1.ReplayedDeadLetter
+	12, // 5: gatecrew.v1.SuspicionsRequest.suspicions:type_name -> gatecrew.v1.Suspicion
+	0,  // 6: gatecrew.v1.Suspicion.kind:type_name -> gatecrew.v1.SuspicionKind
+	13, // 7: gatecrew.v1.Suspicion.packets:type_name -> gatecrew.v1.SuspectPacket
+	17, // 8: gatecrew.v1.StatusResponse.listeners:type_name -> gatecrew.v1.ListenerStatus
+	18, // 9: gatecrew.v1.StatusResponse.links:type_name -> gatecrew.v1.LinkStatus
+	19, // 10: gatecrew.v1.StatusResponse.counters:type_name -> gatecrew.v1.StatusResponse.CountersEntry
+	22, // 11: gatecrew.v1.Gateway.Push:input_type -> gatecrew.v1.Push
+	23, // 12: gatecrew.v1.Gateway.Bind:input_type -> gatecrew.v1.Bind
+	24, // 13: gatecrew.v1.Gateway.SetAttributes:input_type -> gatecrew.v1.SetAttributes
+	25, // 14: gatecrew.v1.Gateway.Join:input_type -> gatecrew.v1.Join
+	26, // 15: gatecrew.v1.Gateway.Leave:input_type -> gatecrew.v1.Leave
+	27, // 16: gatecrew.v1.Gateway.Kick:input_type -> gatecrew.v1.Kick
+	2,  // 17: gatecrew.v1.Gateway.ListSessions:input_type -> gatecrew.v1.ListSessionsRequest
+	5,  // 18: gatecrew.v1.Gateway.ListDeadLetters:input_type -> gatecrew.v1.ListDeadLettersRequest
+	8,  // 19: gatecrew.v1.Gateway.ReplayDeadLetters:input_type -> gatecrew.v1.ReplayDeadLettersRequest
+	15, // 20: gatecrew.v1.Gateway.Status:input_type -> gatecrew.v1.StatusRequest
+	11, // 21: gatecrew.v1.Gateway.Suspicions:input_type -> gatecrew.v1.SuspicionsRequest
+	1,  // 22: gatecrew.v1.Gateway.Push:output_type -> gatecrew.v1.Reached
+	1,  // 23: gatecrew.v1.Gateway.Bind:output_type -> gatecrew.v1.Reached
+	1,  // 24: gatecrew.v1.Gateway.SetAttributes:output_type -> gatecrew.v1.Reached
+	1,  // 25: gatecrew.v1.Gateway.Join:output_type -> gatecrew.v1.Reached
+	1,  // 26: gatecrew.v1.Gateway.Leave:output_type -> gatecrew.v1.Reached
+	1,  // 27: gatecrew.v1.Gateway.Kick:output_type -> gatecrew.v1.Reached
+	3,  // 28: gatecrew.v1.Gateway.ListSessions:output_type -> gatecrew.v1.ListSessionsResponse
+	6,  // 29: gatecrew.v1.Gateway.ListDeadLetters:output_type -> gatecrew.v1.ListDeadLettersResponse
+	9,  // 30: gatecrew.v1.Gateway.ReplayDeadLetters:output_type -> gatecrew.v1.ReplayDeadLettersResponse
+	16, // 31: gatecrew.v1.Gateway.Status:output_type -> gatecrew.v1.StatusResponse
+	14, // 32: gatecrew.v1.Gateway.Suspicions:output_type -> gatecrew.v1.SuspicionsResponse
+	22, // [22:33] is the sub-list for method output_type
+	11, // [11:22] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_gatecrew_v1_gateway_proto_init() }
@@ -1199,13 +1488,14 @@ func file_gatecrew_v1_gateway_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatecrew_v1_gateway_proto_rawDesc), len(file_gatecrew_v1_gateway_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   15,
+			NumEnums:      1,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_gatecrew_v1_gateway_proto_goTypes,
 		DependencyIndexes: file_gatecrew_v1_gateway_proto_depIdxs,
+		EnumInfos:         file_gatecrew_v1_gateway_proto_enumTypes,
 		MessageInfos:      file_gatecrew_v1_gateway_proto_msgTypes,
 	}.Build()
 	File_gatecrew_v1_gateway_proto = out.File

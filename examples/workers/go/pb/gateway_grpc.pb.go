@@ -31,6 +31,7 @@ const (
 	Gateway_ListDeadLetters_FullMethodName   = "/gatecrew.v1.Gateway/ListDeadLetters"
 	Gateway_ReplayDeadLetters_FullMethodName = "/gatecrew.v1.Gateway/ReplayDeadLetters"
 	Gateway_Status_FullMethodName            = "/gatecrew.v1.Gateway/Status"
+	Gateway_Suspicions_FullMethodName        = "/gatecrew.v1.Gateway/Suspicions"
 )
 
 // GatewayClient is the client API for Gateway service.
@@ -51,6 +52,8 @@ type GatewayClient interface {
 	ReplayDeadLetters(ctx context.Context, in *ReplayDeadLettersRequest, opts ...grpc.CallOption) (*ReplayDeadLettersResponse, error)
 	// Of the called gateway only.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
+	// From one gateway to the others: what it has found of packets with which workers were lost.
+	Suspicions(ctx context.Context, in *SuspicionsRequest, opts ...grpc.CallOption) (*SuspicionsResponse, error)
 }
 
 type gatewayClient struct {
@@ -161,6 +164,16 @@ func (c *gatewayClient) Status(ctx context.Context, in *StatusRequest, opts ...g
 	return out, nil
 }
 
+func (c *gatewayClient) Suspicions(ctx context.Context, in *SuspicionsRequest, opts ...grpc.CallOption) (*SuspicionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SuspicionsResponse)
+	err := c.cc.Invoke(ctx, Gateway_Suspicions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // GatewayServer is the server API for Gateway service.
 // All implementations must embed UnimplementedGatewayServer
 // for forward compatibility.
@@ -179,6 +192,8 @@ type GatewayServer interface {
 	ReplayDeadLetters(context.Context, *ReplayDeadLettersRequest) (*ReplayDeadLettersResponse, error)
 	// Of the called gateway only.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
+	// From one gateway to the others: what it has found of packets with which workers were lost.
+	Suspicions(context.Context, *SuspicionsRequest) (*SuspicionsResponse, error)
 	mustEmbedUnimplementedGatewayServer()
 }
 
@@ -218,6 +233,9 @@ func (UnimplementedGatewayServer) ReplayDeadLetters(context.Context, *ReplayDead
 }
 func (UnimplementedGatewayServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
+}
+func (UnimplementedGatewayServer) Suspicions(context.Context, *SuspicionsRequest) (*SuspicionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Suspicions not implemented")
 }
 func (UnimplementedGatewayServer) mustEmbedUnimplementedGatewayServer() {}
 func (UnimplementedGatewayServer) testEmbeddedByValue()                 {}
@@ -420,6 +438,24 @@ func _Gateway_Status_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Gateway_Suspicions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SuspicionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GatewayServer).Suspicions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Gateway_Suspicions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GatewayServer).Suspicions(ctx, req.(*SuspicionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Gateway_ServiceDesc is the grpc.ServiceDesc for Gateway service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -466,6 +502,10 @@ var Gateway_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _Gateway_Status_Handler,
+		},
+		{
+			MethodName: "Suspicions",
+			Handler:    _Gateway_Suspicions_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
