@@ -29,6 +29,7 @@ class Counters:
     redelivered: int = 0
     returned_not_started: int = 0
     quarantined: int = 0
+    quarantined_elsewhere: int = 0  # another gateway says so
     quarantine_refused: int = 0  # the same as one that is quarantined
     dead_letters: int = 0  # kept now: this one falls, too
     dead_letters_replayed: int = 0

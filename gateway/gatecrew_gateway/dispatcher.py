@@ -20,6 +20,7 @@ from .routing.link import Link, LinkState
 from .routing.pool import Pool
 from .routing.quarantine import DeadLetter, Quarantine
 from .routing.route import Route, RouteTable
+from .routing.suspicion import Lost, Suspicion
 from .session import MAX_REASON, Session, SessionTable
 from .wording import counted
 
@@ -60,7 +61,8 @@ Received = tuple[int, int, int, bytes]  # kind, command, seq, body, as the clien
 
 class Dispatcher:
     """Owns the pools and every accepted packet. `arm_linger`: see Pool. `forget(session_id)` is called when a closed
-    session has nothing open any more.
+    session has nothing open any more. `after_told(act)` must call `act` soon: when the other gateways have been told
+    what the quarantine had to tell.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Dispatcher:
         self.routes = RouteTable(config.routes, self.pools, self.pool)
         self.counters = counters
         self.quarantine = Quarantine(config.quarantine_s, counters)
+        self.after_told: Callable[[Callable[[], None]], None] = lambda act: act()
         self._links: set[Link] = set()  # that are not lost
         self.admission = Admission(sessions)
         self._sessions = sessions
@@ -196,9 +199,9 @@ class Dispatcher:
             kind, command, _, body = packet
             if command in quarantine.watched and kind <= _RECEIVED_NOTIFY:
                 route = self.routes.resolve(command)
-                letter = quarantine.find(route.pool.service, command, body) if route else None
-                if letter is not None:
-                    letter.refused += 1
+                refusal = quarantine.find(route.pool.service, command, body) if route else None
+                if refusal is not None:
+                    refusal.refused += 1
                     self.counters.quarantine_refused += 1
                     self._turn_away(session, packet, Status.FAILED_PRECONDITION, _QUARANTINED_BEFORE)
                     continue
@@ -342,20 +345,21 @@ class Dispatcher:
         read = link.count_read() if crashed else 0
         if not sure:
             read = min(read, DOUBTFUL)
-        culprit = self._culprit(link, read, now) if crashed and blame else None
+        worker = Lost(link.worker_id, link.incarnation)
+        culprit = self._culprit(link, worker, read, now) if crashed and blame else None
         suspects = read if culprit is None else 0
         link.state = LinkState.LOST
         link.pool.leave(link, now)
         link.suspect = None
         self._links.discard(link)
         self.counters.links_lost += 1
-        letter = None if culprit is None else self._quarantine(culprit, link.worker_id)
+        letter = None if culprit is None else self._quarantine(culprit, worker)
         blocks: dict[Lane, list[Pending]] = {}
         for number, packet in enumerate(link.pending.values()):
             block = blocks.setdefault(packet.lane, [])
             packet.suspect = link.worker_id if number < suspects else ""
             if packet is culprit:
-                self._fail(packet, Status.FAILED_PRECONDITION, _QUARANTINED)
+                self._fail_when_told(packet, _QUARANTINED)
             elif self._is_quarantined(packet):
                 self._refuse_the_like(packet)
             elif not packet.resend:
@@ -392,25 +396,25 @@ class Dispatcher:
             if lane.waiting:
                 link.pool.list(lane, first=True)
         if letter is not None:
-            self._refuse_waiting(letter, link.pool)
+            self._refuse_waiting(link.pool)
         if link.pool.has_work and link.pool.called is None:
             link.pool.wake()
 
-    def _culprit(self, link: Link, count: int, now: float) -> Pending | None:
+    def _culprit(self, link: Link, worker: Lost, count: int, now: float) -> Pending | None:
         """The packet with which this worker is the second one that was lost; else the first `count` are accused."""
         if link.suspect is not None:
             return link.suspect
         # What nobody waits for any more is still in the worker's hands, but what it has had for long did not do it.
         recent = [packet for packet in link.expired.values() if now - packet.deadline < self._recent_s]
         read = [*recent, *islice(link.pending.values(), count)]
-        culprit = self.quarantine.met_before(read, now)
+        culprit = self.quarantine.met_before(read, worker, now)
         if culprit is None:
-            self.quarantine.accuse(read, link.worker_id, now)
+            self.quarantine.accuse(read, worker, now)
         return culprit
 
-    def _quarantine(self, packet: Pending, worker_id: str) -> DeadLetter:
+    def _quarantine(self, packet: Pending, worker: Lost) -> DeadLetter:
         self.counters.quarantined += 1
-        letter = self.quarantine.add(packet, worker_id, self._clock())
+        letter = self.quarantine.add(packet, worker, self._clock())
         dead_letters.error(
             "quarantined %s: command %d of session %x, %d bytes, was being handled when workers of %r were lost: %s",
             letter.id,
@@ -428,27 +432,36 @@ class Dispatcher:
         if not self.quarantine.watched or packet.route is None:
             return False
         lane = packet.lane
-        letter = self.quarantine.find(lane.pool.service, packet.command, packet.body)
-        return letter is not None and (letter.session, letter.number) != (lane.session.id, packet.id)
+        refusal = self.quarantine.find(lane.pool.service, packet.command, packet.body)
+        return refusal is not None and not refusal.is_of(packet)
 
     def _acquit(self, link: Link, answers: Iterable[Answer]) -> None:
         """What has run did its worker no harm."""
         now = self._clock()
-        self.quarantine.forget_accused(now)
+        self.quarantine.accused.tidy(now)
         for answer in answers:
             packet = link.pending.get(answer.id) or link.expired.get(answer.id)
             if packet is not None and not answer.not_started and answer.status not in _UNPROVEN:
                 self.quarantine.acquit(packet, now)
 
     def _refuse_the_like(self, packet: Pending) -> None:
-        letter = self.quarantine.find(packet.lane.pool.service, packet.command, packet.body)
-        if letter is not None:
-            letter.refused += 1
+        refusal = self.quarantine.find(packet.lane.pool.service, packet.command, packet.body)
+        if refusal is not None:
+            refusal.refused += 1
         self.counters.quarantine_refused += 1
-        self._fail(packet, Status.FAILED_PRECONDITION, _QUARANTINED_BEFORE)
+        self._fail_when_told(packet, _QUARANTINED_BEFORE)
 
-    def _refuse_waiting(self, letter: DeadLetter, pool: Pool) -> None:
-        """What waits and is the same as this letter meets nobody. What is in flight elsewhere is not sent again."""
+    def _fail_when_told(self, packet: Pending, reason: str) -> None:
+        """A client that hears of it may try another gateway at once."""
+        self.after_told(lambda: self._fail(packet, Status.FAILED_PRECONDITION, reason))
+
+    def hear(self, suspicion: Suspicion) -> None:
+        """Another gateway has found this."""
+        if self.quarantine.hear(suspicion, self._clock()) and suspicion.service in self.pools:
+            self._refuse_waiting(self.pools[suspicion.service])
+
+    def _refuse_waiting(self, pool: Pool) -> None:
+        """What waits and is quarantined meets nobody. What is in flight elsewhere is not sent again."""
         lanes = {id(lane): lane for lane in chain.from_iterable(pool.listed)}
         for link in self._links:
             if link.pool is not pool:

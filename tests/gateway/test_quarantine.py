@@ -4,9 +4,11 @@ import pytest
 
 from gatecrew_gateway.codec import Kind, Status
 from gatecrew_gateway.config import GatewayConfig, RouteConfig
-from gatecrew_gateway.routing import quarantine
+from gatecrew_gateway.routing import quarantine, suspicion
 from gatecrew_gateway.routing.link import QUIET_S, LinkState
 from gatecrew_gateway.routing.pool import FULL_BATCH
+from gatecrew_gateway.routing.quarantine import digest
+from gatecrew_gateway.routing.suspicion import Finding, Lost, Suspicion
 from gateway.crew import Client, Crew, Worker
 
 pytestmark = pytest.mark.quick
@@ -336,7 +338,7 @@ def test_copies_on_three_workers_at_once_take_no_more_with_them() -> None:
 
 
 def test_an_answer_in_between_acquits_and_time_does_too() -> None:
-    for wait_s, answered in ((0.0, True), (quarantine.ACCUSED_S + 1, False)):
+    for wait_s, answered in ((0.0, True), (suspicion.ACCUSED_S + 1, False)):
         crew = Crew()
         client = crew.client()
         for name in ("first", "second"):
@@ -544,3 +546,214 @@ def test_no_suspect_goes_to_a_worker_that_has_missed_a_heartbeat() -> None:
     crew.pass_time(0.1)
     crew.run()
     assert len(silent.in_flight) == 1
+
+
+# Several gateways.
+
+
+class Gateways:
+    """Crews that tell each other, at once or when `deliver` is called."""
+
+    def __init__(self, count: int = 2, at_once: bool = True) -> None:
+        self.crews = [Crew() for _ in range(count)]
+        self.told: list[tuple[Crew, Suspicion]] = []
+        for crew in self.crews:
+            crew.dispatcher.quarantine.tell = lambda suspicion, crew=crew: self._tell(crew, suspicion, at_once)  # type: ignore[misc]
+
+    @staticmethod
+    def beside(crew: Crew) -> Crew:
+        """Another gateway, which tells this one."""
+        other = Crew()
+        other.dispatcher.quarantine.tell = crew.dispatcher.hear
+        return other
+
+    def _tell(self, teller: Crew, suspicion: Suspicion, at_once: bool) -> None:
+        self.told.append((teller, suspicion))
+        if at_once:
+            self.deliver()
+
+    def deliver(self) -> None:
+        told, self.told = self.told, []
+        for teller, found in told:
+            for crew in self.crews:
+                if crew is not teller:
+                    crew.dispatcher.hear(found)
+
+    def lose(self, name: str, *crews: Crew, incarnation: str = "") -> None:
+        """The process of a worker that all have a link to; these have given it something."""
+        for crew in crews:
+            [worker] = [worker for worker in crew.workers if worker.link.worker_id == name]
+            worker.link.incarnation = incarnation
+            crew.lose(worker)
+
+
+def tell(crew: Crew, body: bytes = POISON) -> None:
+    """Somebody says it, and does not wait for an answer."""
+    say(crew, crew.client(), body, kind=Kind.NOTIFY)
+
+
+def test_what_one_gateway_quarantines_reaches_nobody_at_another_for_ten_minutes() -> None:
+    first, second = Gateways().crews
+    poisoned(first)
+    second.worker("well")
+    client = second.client()
+    seq = say(second, client, POISON)
+    assert not met(second)
+    [(status, text)] = client.errors[seq]
+    assert (status, text.startswith("quarantined")) == (REFUSED, True)
+    assert (second.counters.quarantined, second.counters.quarantined_elsewhere) == (0, 1)
+    assert (second.counters.quarantine_refused, second.counters.dead_letters) == (1, 0)
+    second.pass_time(601)
+    say(second, client, POISON)
+    assert met(second) == 1
+    assert not second.dispatcher.quarantine.watched
+
+
+def test_what_is_quarantined_again_is_refused_for_ten_minutes_more() -> None:
+    first, second = Gateways().crews
+    client = poisoned(first)
+    second.worker("well")
+    for crew in (first, second):
+        crew.pass_time(400)
+    [letter] = first.dispatcher.quarantine.letters.values()
+    first.dispatcher.replay(client.session, letter)
+    first.run()
+    first.lose(holder(first))
+    for wait_s, is_served in ((400, False), (201, True)):
+        for crew in (first, second):
+            crew.pass_time(wait_s)
+        say(second, second.client(), POISON)
+        assert met(second) == is_served
+    second.workers[0].answer_all()
+    poisoned(Gateways.beside(second), b"again")
+    second.pass_time(601)  # nobody has looked since it ended
+    poisoned(Gateways.beside(second), b"again")
+    say(second, second.client(), b"again")
+    assert not met(second, b"again")
+
+
+def test_one_worker_lost_at_each_of_two_gateways_makes_two() -> None:
+    for at_once in (True, False):
+        gateways = Gateways(3, at_once)
+        for number, crew in enumerate(gateways.crews[:2]):
+            crew.worker(f"worker {number}")
+            tell(crew)
+            gateways.lose(f"worker {number}", crew)
+        gateways.deliver()  # if it was late, each has told of its own loss before it heard of the other
+        for crew in gateways.crews:
+            crew.worker("well")
+            say(crew, crew.client(), POISON)
+            assert not met(crew), at_once
+        if at_once:
+            [letter] = gateways.crews[1].dispatcher.quarantine.letters.values()
+            assert letter.workers == ("worker 0", "worker 1")
+
+
+def test_a_worker_that_two_gateways_lose_at_once_is_one() -> None:
+    """Whether they hear of each other's loss before they see their own, or after."""
+    for at_once in (True, False):
+        for incarnation in ("", "a life"):
+            gateways = Gateways(2, at_once)
+            for crew in gateways.crews:
+                crew.worker("one")
+                tell(crew, b"")
+            gateways.lose("one", *gateways.crews, incarnation=incarnation)
+            gateways.deliver()
+            for crew in gateways.crews:
+                crew.worker("well")
+                say(crew, crew.client(), b"")
+                assert met(crew, b"") == 1
+                assert not crew.counters.quarantined + crew.counters.quarantined_elsewhere
+
+
+def test_its_next_process_is_another() -> None:
+    gateways = Gateways()
+    for incarnation, crew in zip(("first life", "second life"), gateways.crews, strict=True):
+        crew.worker("one")
+        tell(crew)
+        gateways.lose("one", crew, incarnation=incarnation)
+    first, second = gateways.crews
+    assert second.counters.quarantined == 1
+    assert first.counters.quarantined_elsewhere == 1
+
+
+def test_what_is_answered_at_one_gateway_is_accused_and_refused_at_none() -> None:
+    gateways = Gateways()
+    first, second = gateways.crews
+    poisoned(first, b"")
+    assert second.dispatcher.quarantine.watched
+    first.worker("well")
+    [letter] = first.dispatcher.quarantine.letters.values()
+    first.dispatcher.replay(first.client().session, letter)
+    first.run()
+    holder(first, b"").answer_all()
+    assert not second.dispatcher.quarantine.watched
+    second.worker("unlucky")
+    tell(second, b"")
+    gateways.lose("unlucky", second)
+    assert not second.dispatcher.quarantine.accused  # it is known for some time that it is harmless
+    assert not first.dispatcher.quarantine.accused
+
+
+def test_what_waits_at_another_gateway_is_refused_when_it_hears() -> None:
+    gateways = Gateways()
+    first, second = gateways.crews
+    waiting = second.client()
+    second.worker("gone")
+    say(second, waiting, POISON)
+    second.lose(second.workers[0], crashed=False)
+    assert not waiting.errors
+    poisoned(first)
+    assert [status for status, _ in waiting.errors[1]] == [REFUSED]
+    assert all(pool.load == 0 for pool in second.dispatcher.pools.values())
+
+
+def test_several_that_two_losses_have_in_common_leave_it_open() -> None:
+    gateways = Gateways(3, at_once=False)
+    for number, crew in enumerate(gateways.crews[:2]):
+        crew.worker(f"worker {number}")
+        for body in (b"one", b"two"):
+            tell(crew, body)
+            crew.pass_time(0.1)
+            crew.run()
+        gateways.lose(f"worker {number}", crew)
+    gateways.deliver()
+    assert not any(crew.counters.quarantined_elsewhere for crew in gateways.crews)
+
+
+def test_what_others_say_is_bounded_and_nonsense_is_not_kept() -> None:
+    crew = Crew()
+    kept = crew.dispatcher.quarantine
+    lost = Lost("w")
+    for number in range(3000):
+        for finding in Finding:
+            body = digest(b"%d %d" % (number, finding))
+            crew.dispatcher.hear(Suspicion(finding, "echo", lost, ((number % 7, body),)))
+    assert len(kept.accused) == suspicion.MAX_ACCUSED
+    assert sum(map(len, kept.watched.values())) == len(kept._elsewhere) == quarantine.MAX_ELSEWHERE
+    assert len(kept._acquitted) == quarantine.MAX_ACQUITTED
+    other = Crew()
+    many = tuple((1, digest(b"%d" % number)) for number in range(3000))
+    other.dispatcher.hear(Suspicion(Finding.QUARANTINED, "echo", lost, many))
+    assert other.counters.quarantined_elsewhere == quarantine.MOST_HASHED
+    for bad in (
+        Suspicion(Finding.QUARANTINED, "echo", lost, ((2, b"short"),)),
+        Suspicion(Finding.QUARANTINED, "echo", lost, ((1 << 16, bytes(16)),)),
+        Suspicion(Finding.QUARANTINED, "e" * 1000, lost, ((2, bytes(16)),)),
+        Suspicion(Finding.QUARANTINED, "echo", Lost("w" * 1000), ((2, bytes(16)),)),
+    ):
+        other.dispatcher.hear(bad)
+    assert list(other.dispatcher.quarantine.watched) == [1]
+
+
+def test_a_client_hears_that_it_is_quarantined_when_the_others_have_been_told() -> None:
+    """It may try another gateway at once."""
+    crew = Crew()
+    held = []
+    crew.dispatcher.after_told = held.append
+    client = poisoned(crew)
+    assert not client.errors
+    for act in held:
+        act()
+    assert [status for status, _ in client.errors[1]] == [REFUSED]
+    assert not client.session.in_flight

@@ -149,6 +149,7 @@ class StreamLink:
             min(hello.max_in_flight or DEFAULT_MAX_IN_FLIGHT, MOST_IN_FLIGHT),
             self._wake,
             concurrency=hello.concurrency,
+            incarnation=hello.incarnation,
         )
         self.incarnation = hello.incarnation
         self.commands = tuple(hello.commands)

@@ -34,6 +34,7 @@ class LinkState(StrEnum):
 class Link:
     """`wake` must make the shell call `take` soon. `one_at_a_time`: the worker keeps no order among the packets of a
     lane, so a lane may have only one packet there. `concurrency`: how many handlers it can run at once; 0: not known.
+    `incarnation`: of the worker's process, as it says itself.
     """
 
     def __init__(
@@ -44,9 +45,11 @@ class Link:
         wake: Callable[[], None],
         one_at_a_time: bool = False,
         concurrency: int = 0,
+        incarnation: str = "",
     ) -> None:
         self.pool = pool
         self.worker_id = worker_id
+        self.incarnation = incarnation
         self.limit = Limit(max_in_flight, concurrency)
         self.one_at_a_time = one_at_a_time
         self.state = LinkState.READY

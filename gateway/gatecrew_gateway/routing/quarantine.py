@@ -9,17 +9,21 @@ its client has given it up, is known again by that when its client sends another
 Two workers may be lost for reasons of their own while they have the same innocent packet. If everybody sends it, an
 empty one say, refusing its like would be the outage. So whatever a worker answers is acquitted, and so is all that is
 the same: it is accused no longer, and refused no longer.
+
+Gateways tell each other what they find, so that a client that goes from one to the next takes no more workers. A
+worker that several gateways lose at once is one worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from ..config import ListenerConfig
 from ..counters import Counters
+from .suspicion import DIGEST_BYTES, Accused, Finding, Key, Lost, Suspicion
 
 if TYPE_CHECKING:
     from .lane import Pending
@@ -27,15 +31,14 @@ if TYPE_CHECKING:
 MAX_LETTERS = 1000
 MAX_LETTER_BYTES = 16 << 20  # of all bodies together
 MAX_ACQUITTED = 1000
-MAX_ACCUSED = 1000
-ACCUSED_S = 60.0
+MAX_ELSEWHERE = 1000
 MOST_HASHED = 256  # packets of one lost worker, and
 MOST_HASHED_BYTES = 1 << 20  # of their bodies: a millisecond
 
 
 def digest(body: bytes) -> bytes:
     """What stands for a body. 128 bits: nobody finds two bodies that share one."""
-    return blake2b(body, digest_size=16).digest()
+    return blake2b(body, digest_size=DIGEST_BYTES).digest()
 
 
 @dataclass(slots=True, eq=False)
@@ -63,26 +66,48 @@ class DeadLetter:
         self.digest = digest(self.body)
 
     @property
-    def key(self) -> tuple[str, bytes]:
+    def key(self) -> Key:
         return self.service, self.digest
+
+    def is_of(self, packet: Pending) -> bool:
+        """Whether it is this very packet, and not only the same."""
+        return (self.session, self.number) == (packet.lane.session.id, packet.id)
+
+
+@dataclass(slots=True, eq=False)
+class Elsewhere:
+    """What another gateway has quarantined, which keeps the letter."""
+
+    command: int
+    key: Key
+    at: float
+    refused: int = 0
+
+    def is_of(self, packet: Pending) -> bool:
+        return False
+
+
+Refusal = DeadLetter | Elsewhere
 
 
 class Quarantine:
-    """`watched` is empty while nothing is refused: whoever asks for each packet may look at that first."""
+    """`watched` is empty while nothing is refused: whoever asks for each packet may look at that first. `tell` is
+    called with what the other gateways should know.
+    """
 
     def __init__(self, remember_s: float, counters: Counters) -> None:
         self.letters: dict[str, DeadLetter] = {}  # by id, oldest first
-        self.watched: dict[int, dict[tuple[str, bytes], DeadLetter]] = {}  # by command; what is refused now
+        self.watched: dict[int, dict[Key, Refusal]] = {}  # by command; what is refused now
         self.expires_at = 0.0  # the first of those that are watched
-        self.accused: dict[int, dict[tuple[str, bytes], tuple[str, float]]] = {}  # by command; the worker, and until
-        self._accused_until = 0.0  # the last of them
-        self._accused_count = 0
+        self.accused = Accused()
+        self.tell: Callable[[Suspicion], None] = lambda suspicion: None
+        self._elsewhere: dict[Elsewhere, None] = {}  # of those that are watched, oldest first
         self._remember_s = remember_s
         self._counters = counters
         self._bytes = 0
-        self._acquitted: dict[tuple[int, str, bytes], float] = {}  # command, service, digest -> until, oldest first
+        self._acquitted: dict[tuple[int, Key], float] = {}  # by command and key: until; oldest first
 
-    def add(self, packet: Pending, worker_id: str, now: float) -> DeadLetter:
+    def add(self, packet: Pending, lost: Lost, now: float) -> DeadLetter:
         """Keep a packet with which a further worker was lost, and refuse its like from now on."""
         session = packet.lane.session
         id = f"{session.id:x}-{packet.id:x}"
@@ -90,8 +115,9 @@ class Quarantine:
         if before is not None:
             self.forget(before)
         service = packet.lane.pool.service
-        accused_by = self.accused.get(packet.command, {}).get((service, digest(packet.body)), ("", 0.0))[0]
-        lost = before.workers if before else (packet.suspect or accused_by,)
+        accusation = self.accused.find(packet.command, (service, digest(packet.body)))
+        accused_by = accusation.lost.worker_id if accusation else ""
+        earlier = before.workers if before else (packet.suspect or accused_by,)
         letter = DeadLetter(
             id=id,
             service=service,
@@ -105,54 +131,95 @@ class Quarantine:
             number=packet.id,
             attempt=packet.attempt,
             body=packet.body,
-            workers=(*lost, worker_id),
+            workers=(*earlier, lost.worker_id),
             at=now,
             refused=before.refused if before else 0,
         )
         self.letters[id] = letter
         self._bytes += len(letter.body)
-        acquitted = self._acquitted.get((letter.command, *letter.key), 0.0) > now
+        acquitted = self._is_acquitted(letter.command, letter.key, now)
         if self._remember_s and packet.route is not None and not acquitted:  # an event has no body to know it by
-            if not self.watched:
-                self.expires_at = now + self._remember_s
-            self.watched.setdefault(letter.command, {})[letter.key] = letter
+            self._watch(letter, now)
+            self.tell(Suspicion(Finding.QUARANTINED, service, lost, ((letter.command, letter.digest),)))
         while len(self.letters) > MAX_LETTERS or self._bytes > MAX_LETTER_BYTES:
             self.forget(next(iter(self.letters.values())))
             self._counters.dead_letters_dropped += 1
         self._counters.dead_letters = len(self.letters)
         return letter
 
-    def find(self, service: str, command: int, body: bytes) -> DeadLetter | None:
-        """The letter for which this packet is refused, if there is one."""
+    def find(self, service: str, command: int, body: bytes) -> Refusal | None:
+        """That for which this packet is refused, if there is one."""
         entries = self.watched.get(command)
         return None if entries is None else entries.get((service, digest(body)))
 
-    def accuse(self, packets: Iterable[Pending], worker_id: str, now: float) -> None:
+    def accuse(self, packets: Iterable[Pending], lost: Lost, now: float) -> None:
         """This worker was lost, and one of these may have done it. Only the first so many are taken."""
         if not self._remember_s:
             return
-        if now > self._accused_until or self._accused_count > MAX_ACCUSED:
-            self._clear_accused()
+        self.accused.begin(now)
+        service = ""
+        told: dict[tuple[int, bytes], None] = {}
         for packet, key in self._hashed(packets):
-            if self._acquitted.get((packet.command, *key), 0.0) <= now:
-                accused = self.accused.setdefault(packet.command, {})
-                self._accused_count += key not in accused
-                accused[key] = worker_id, now + ACCUSED_S
-        self._accused_until = now + ACCUSED_S
+            if not self._is_acquitted(packet.command, key, now):
+                self.accused.add(packet.command, key, lost, now)
+                service, body = key
+                told[packet.command, body] = None
+        if told:
+            self.tell(Suspicion(Finding.ACCUSED, service, lost, tuple(told)))
 
-    def met_before(self, packets: Iterable[Pending], now: float) -> Pending | None:
-        """The one of these that is the same as one that is accused; None if there are others too."""
+    def met_before(self, packets: Iterable[Pending], lost: Lost, now: float) -> Pending | None:
+        """The one of these that is the same as one with which another worker was lost than this; None if there are
+        others too.
+        """
         if not self.accused:
             return None
-        known = (packet for packet in packets if packet.command in self.accused)
-        found: dict[tuple[int, str, bytes], Pending] = {}
+        known = (packet for packet in packets if self.accused.has_command(packet.command))
+        found: dict[tuple[int, Key], Pending] = {}
         for packet, key in self._hashed(known):
-            if self.accused[packet.command].get(key, ("", 0.0))[1] > now:
-                found.setdefault((packet.command, *key), packet)
+            accusation = self.accused.find(packet.command, key)
+            if accusation is None or accusation.until <= now:
+                continue
+            if accusation.is_heard and accusation.lost.may_be(lost):
+                continue  # another gateway was quicker to see the same loss
+            found.setdefault((packet.command, key), packet)
         return next(iter(found.values())) if len(found) == 1 else None
 
+    def hear(self, suspicion: Suspicion, now: float) -> bool:
+        """Take in what another gateway has found; returns whether more is refused than before."""
+        if not self._remember_s or not suspicion.is_sound:
+            return False
+        packets = [(command, (suspicion.service, digest)) for command, digest in suspicion.packets[:MOST_HASHED]]
+        if suspicion.finding is Finding.ACQUITTED:
+            for command, key in packets:
+                self._clear(command, key, now)
+            return False
+        if now >= self.expires_at:
+            self.tidy(now)
+        in_doubt = [each for each in dict.fromkeys(packets) if not self._is_acquitted(*each, now)]
+        if suspicion.finding is Finding.ACCUSED:
+            in_doubt = [(command, key) for command, key in in_doubt if key not in self.watched.get(command, {})]
+            again = [each for each in in_doubt if self._is_second(*each, suspicion.lost, now)]
+            if len(again) != 1:
+                for command, key in in_doubt:
+                    self.accused.hear(command, key, suspicion.lost, now)
+                return False
+            in_doubt = again  # that gateway did not know of the first loss when it told of this one
+        for command, key in in_doubt:
+            if not isinstance(self.watched.get(command, {}).get(key), DeadLetter):
+                elsewhere = Elsewhere(command, key, now)
+                self._elsewhere[elsewhere] = None
+                self._watch(elsewhere, now)
+        while len(self._elsewhere) > MAX_ELSEWHERE:
+            self._unwatch(next(iter(self._elsewhere)))
+        self._counters.quarantined_elsewhere += len(in_doubt)
+        return bool(in_doubt)
+
+    def _is_second(self, command: int, key: Key, lost: Lost, now: float) -> bool:
+        accusation = self.accused.find(command, key)
+        return accusation is not None and accusation.until > now and not accusation.lost.may_be(lost)
+
     @staticmethod
-    def _hashed(packets: Iterable[Pending]) -> Iterable[tuple[Pending, tuple[str, bytes]]]:
+    def _hashed(packets: Iterable[Pending]) -> Iterable[tuple[Pending, Key]]:
         count = size = 0
         for packet in packets:
             if packet.route is None:
@@ -168,39 +235,35 @@ class Quarantine:
         command = packet.command
         if packet.route is None:
             return
-        if not packet.suspect and command not in self.watched and command not in self.accused:
+        if not packet.suspect and command not in self.watched and not self.accused.has_command(command):
             return
-        key = packet.lane.pool.service, digest(packet.body)
-        letter = self.watched.get(command, {}).get(key)
-        accused = self.accused.get(command, {})
-        if not packet.suspect and letter is None and key not in accused:
-            return
-        if letter is not None:
-            self._unwatch(letter)
-        if accused.pop(key, None):
-            self._accused_count -= 1
-            if not accused:
-                del self.accused[command]
+        service, body = key = packet.lane.pool.service, digest(packet.body)
+        known = key in self.watched.get(command, {}) or self.accused.find(command, key) is not None
+        if known or packet.suspect:
+            self._clear(command, key, now)
+        if known:
+            self.tell(Suspicion(Finding.ACQUITTED, service, Lost(""), ((command, body),)))
+
+    def _clear(self, command: int, key: Key, now: float) -> None:
+        """It is not dangerous, and will not be taken for it."""
+        refusal = self.watched.get(command, {}).get(key)
+        if refusal is not None:
+            self._unwatch(refusal)
+        self.accused.pop(command, key)
         while len(self._acquitted) >= MAX_ACQUITTED:
             del self._acquitted[next(iter(self._acquitted))]
-        self._acquitted[command, *key] = now + self._remember_s
+        self._acquitted[command, key] = now + self._remember_s
 
-    def forget_accused(self, now: float) -> None:
-        """All of them, if the last was accused long ago."""
-        if self.accused and now > self._accused_until:
-            self._clear_accused()
-
-    def _clear_accused(self) -> None:
-        self.accused.clear()
-        self._accused_count = 0
+    def _is_acquitted(self, command: int, key: Key, now: float) -> bool:
+        return self._acquitted.get((command, key), 0.0) > now
 
     def tidy(self, now: float) -> None:
         """Refuse no longer what was quarantined long enough ago; its letter stays. Due at `expires_at`."""
-        watched = [letter for entries in self.watched.values() for letter in entries.values()]
-        for letter in watched:
-            if letter.at + self._remember_s <= now:
-                self._unwatch(letter)
-        left = [letter.at for entries in self.watched.values() for letter in entries.values()]
+        watched = [refusal for entries in self.watched.values() for refusal in entries.values()]
+        for refusal in watched:
+            if refusal.at + self._remember_s <= now:
+                self._unwatch(refusal)
+        left = [refusal.at for entries in self.watched.values() for refusal in entries.values()]
         self.expires_at = min(left, default=now) + self._remember_s
 
     def forget(self, letter: DeadLetter) -> None:
@@ -211,9 +274,20 @@ class Quarantine:
             self._bytes -= len(letter.body)
             self._counters.dead_letters = len(self.letters)
 
-    def _unwatch(self, letter: DeadLetter) -> None:
-        entries = self.watched.get(letter.command, {})
-        if entries.get(letter.key) is letter:
-            del entries[letter.key]
+    def _watch(self, refusal: Refusal, now: float) -> None:
+        if not self.watched:
+            self.expires_at = now + self._remember_s
+        entries = self.watched.setdefault(refusal.command, {})
+        known = entries.get(refusal.key)
+        if isinstance(known, Elsewhere):
+            del self._elsewhere[known]
+        entries[refusal.key] = refusal
+
+    def _unwatch(self, refusal: Refusal) -> None:
+        entries = self.watched.get(refusal.command, {})
+        if entries.get(refusal.key) is refusal:
+            del entries[refusal.key]
             if not entries:
-                del self.watched[letter.command]
+                del self.watched[refusal.command]
+            if isinstance(refusal, Elsewhere):
+                del self._elsewhere[refusal]
