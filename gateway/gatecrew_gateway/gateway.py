@@ -32,6 +32,7 @@ from .net.machine import available_memory, resident_memory
 from .net.outflow import Outflow
 from .net.peers import GATEWAY_TAG, Peers
 from .net.service import GatewayService
+from .net.suspicions import Suspicions
 from .net.trust import Trust
 from .replay import Replays
 from .routing.pool import LINGER_S, Pool
@@ -84,6 +85,7 @@ class Gateway:
             self.counters,
         )
         self._peers = Peers(registry, self.gateway_id)
+        self._suspicions = Suspicions(self._dispatcher, self._peers)
         house = House(min(room_for_clients(), config.max_sessions or sys.maxsize))
         self._listeners = [
             Listener(listener, self._dispatcher, self._sessions, self.counters, self._outflow, self._memory, house)
@@ -116,6 +118,7 @@ class Gateway:
         for name, work in (
             ("watch workers", self._crew.watch()),
             ("watch gateways", self._peers.watch()),
+            ("tell gateways", self._suspicions.run()),
             ("tick", self._tick()),
         ):
             self._own(name, work)
@@ -142,6 +145,7 @@ class Gateway:
             self._outflow,
             self._peers,
             dead_letters,
+            self._suspicions,
             self._loop.time,
             self._status,
         )

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gatecrew.v1 import gateway_pb2
 from survival.client import ERROR, NOTIFY, REPLY, REQUEST, Packet, connected
-from survival.cluster import Cluster, eventually
+from survival.cluster import Cluster, Gateway, eventually
 from survival.commands import BLOCK, ECHO, POISON
 
 DEADLINE_EXCEEDED, FAILED_PRECONDITION = 4, 9
@@ -25,10 +26,31 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         cluster.close()
 
 
-def ask(cluster: Cluster, command: int, body: bytes) -> Packet:
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Cluster]:
+    """Two gateways that know each other, and the same four workers."""
+    cluster = Cluster(tmp_path, workers=4, gateways=2)
+    try:
+        with connected(cluster.gateway.address):
+            eventually(lambda: [sessions_seen(each) for each in cluster.gateways] == [1, 1], "they know each other")
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def sessions_seen(gateway: Gateway) -> int:
+    """Of all gateways that it knows."""
+    return int(gateway.stub.ListSessions(gateway_pb2.ListSessionsRequest(), timeout=10).total)
+
+
+def ask(cluster: Cluster, command: int, body: bytes, gateway: Gateway | None = None) -> Packet:
     """From a client of its own: what one has sent is not remembered for that one only."""
-    with connected(cluster.gateway.address) as client:
+    with connected((gateway or cluster.gateway).address) as client:
         return client.ask(command, body)
+
+
+def dead(cluster: Cluster) -> int:
+    return sum(not worker.is_alive for worker in cluster.workers)
 
 
 def assert_quarantined(answer: Packet) -> None:
@@ -42,11 +64,10 @@ def test_a_packet_that_crashes_its_worker_is_sent_again(cluster: Cluster, measur
     for _ in range(AGAIN):
         assert_quarantined(ask(cluster, POISON, b"poison"))
 
-    def dead() -> int:
-        return sum(not worker.is_alive for worker in cluster.workers)
-
-    eventually(lambda: dead() >= cluster.gateway.counter("links_lost"), "a stream breaks before its process is gone")
-    assert dead() == 2
+    eventually(
+        lambda: dead(cluster) >= cluster.gateway.counter("links_lost"), "a stream breaks before its process is gone"
+    )
+    assert dead(cluster) == 2
     cluster.restore()
     for _ in range(AGAIN):
         assert_quarantined(ask(cluster, POISON, b"poison"))
@@ -85,11 +106,8 @@ def test_three_clients_send_the_same_at_once(cluster: Cluster, measured: Callabl
             assert answer is not None
             assert answer.kind == ERROR
 
-    def dead() -> int:
-        return sum(not worker.is_alive for worker in cluster.workers)
-
-    eventually(lambda: dead() == cluster.gateway.counter("links_lost"), "the dead have ended")
-    measured(f"{dead()} workers killed")
+    eventually(lambda: dead(cluster) == cluster.gateway.counter("links_lost"), "the dead have ended")
+    measured(f"{dead(cluster)} workers killed")
     cluster.restore()
     for _ in range(AGAIN):
         assert_quarantined(ask(cluster, POISON, b"poison"))
@@ -123,3 +141,42 @@ def test_a_packet_that_blocks_its_worker_blocks_two(
     measured(f"{len(blocked())} workers blocked, {counters['quarantine_refused']} refused")
     assert counters["workers_frozen"] == 2
     assert (counters["quarantined"], counters["dead_letters"]) == (1, 1)
+
+
+@pytest.mark.row(10)
+def test_a_client_takes_it_from_gateway_to_gateway(pair: Cluster, measured: Callable[[str], None]) -> None:
+    for gateway in (*pair.gateways, *pair.gateways):
+        assert_quarantined(ask(pair, POISON, b"poison", gateway))
+    for gateway in pair.gateways:
+        eventually(lambda gateway=gateway: dead(pair) >= gateway.counter("links_lost"), "the dead have ended")  # type: ignore[misc]
+    assert dead(pair) == 2
+    pair.restore()
+    for gateway in pair.gateways:
+        assert_quarantined(ask(pair, POISON, b"poison", gateway))
+        assert ask(pair, ECHO, b"s 1 x n", gateway).kind == REPLY
+    assert all(worker.is_alive for worker in pair.workers)
+    first, second = (gateway.status().counters for gateway in pair.gateways)
+    measured(f"2 workers killed through 2 gateways, {second['quarantine_refused']} refused at the other one")
+    assert (first["quarantined"], first["quarantined_elsewhere"]) == (1, 0)
+    assert (second["quarantined"], second["quarantined_elsewhere"]) == (0, 1)
+    assert (first["quarantine_refused"], second["quarantine_refused"]) == (2, 3)
+
+
+@pytest.mark.row(10)
+def test_a_notify_is_told_at_one_gateway_after_the_other(pair: Cluster) -> None:
+    """Each has lost but one worker with it."""
+    first, second = pair.gateways
+    for times, gateway in enumerate((first, second), start=1):
+        with connected(gateway.address) as client:
+            client.send(NOTIFY, POISON, 0, b"poison")
+            for each in pair.gateways:
+                eventually(lambda each=each, times=times: each.counter("links_lost") == times, "lost")  # type: ignore[misc]
+
+    def refuses(gateway: Gateway) -> bool:
+        counters = gateway.status().counters
+        return counters["quarantined"] + counters["quarantined_elsewhere"] > 0
+
+    eventually(lambda: all(map(refuses, pair.gateways)), "both have quarantined it")
+    for gateway in pair.gateways:
+        assert_quarantined(ask(pair, POISON, b"poison", gateway))
+    eventually(lambda: dead(pair) == 2, "the dead have ended")

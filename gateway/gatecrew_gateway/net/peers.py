@@ -41,14 +41,16 @@ class Peer:
     def __init__(self, id: str, address: str) -> None:
         self.address = address
         self.prefix = -1
+        self.gateway_id = ""
         self._id = id
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._complained = False
+        self._unknown: set[str] = set()  # methods that it does not know: it is older than we are
         self._looking: asyncio.Task[None] | None = None
 
     async def ask(self, method: str, request: object, within_s: float) -> object | None:
         """Make a call of the Gateway service; None: no answer."""
-        if self._looking is not None and not self._looking.done():
+        if method in self._unknown or (self._looking is not None and not self._looking.done()):
             return None
         stub = gateway_pb2_grpc.GatewayStub(self._channel)
         try:
@@ -59,7 +61,18 @@ class Peer:
         self._complained = False
         return answer
 
+    def update(self, gateway_id: str, prefix: str) -> None:
+        """What the registry says of it now: the address may have gone to its successor."""
+        if gateway_id != self.gateway_id:
+            self.gateway_id = gateway_id
+            self._unknown.clear()
+        self.prefix = int(prefix) if prefix.isdecimal() else -1
+
     def _failed(self, method: str, error: grpc.aio.AioRpcError, within_s: float) -> None:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            self._unknown.add(method)
+            log.info("%s at %s does not know %s: it is not asked again", self._id, self.address, method)
+            return
         is_silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         if not self._complained:
             self._complained = True
@@ -113,8 +126,7 @@ class Peers:
         for id, entry in listed.items():
             if id not in self.known:
                 self.known[id] = Peer(id, entry.address)
-            prefix = entry.meta.get("session_prefix", "")
-            self.known[id].prefix = int(prefix) if prefix.isdecimal() else -1
+            self.known[id].update(entry.meta.get("gateway_id", ""), entry.meta.get("session_prefix", ""))
 
     def _drop(self, id: str) -> None:
         task = asyncio.create_task(self.known.pop(id).aclose())

@@ -18,6 +18,7 @@ from .dead_letters import DeadLetters
 from .outflow import Outflow
 from .peers import HOP, Peers
 from .stream import add_context
+from .suspicions import Suspicions
 
 DEFAULT_LIMIT = 1000
 MOST_LISTED = 10_000
@@ -37,6 +38,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         outflow: Outflow,
         peers: Peers,
         dead_letters: DeadLetters,
+        suspicions: Suspicions,
         clock: Callable[[], float],
         status: Callable[[], gateway_pb2.StatusResponse],
     ) -> None:
@@ -46,6 +48,7 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         self._outflow = outflow
         self._peers = peers
         self._dead_letters = dead_letters
+        self._suspicions = suspicions
         self._clock = clock
         self._status = status
 
@@ -150,6 +153,12 @@ class GatewayService(gateway_pb2_grpc.GatewayServicer):
         self, request: gateway_pb2.ReplayDeadLettersRequest, context: Context
     ) -> gateway_pb2.ReplayDeadLettersResponse:
         return await self._dead_letters.replay(request, ask_others=not _has_hopped(context))
+
+    async def Suspicions(
+        self, request: gateway_pb2.SuspicionsRequest, context: Context
+    ) -> gateway_pb2.SuspicionsResponse:
+        self._suspicions.hear(request)
+        return gateway_pb2.SuspicionsResponse()
 
     async def Status(self, request: gateway_pb2.StatusRequest, context: Context) -> gateway_pb2.StatusResponse:
         response = self._status()
