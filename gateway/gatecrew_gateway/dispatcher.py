@@ -35,6 +35,7 @@ _FAILURES = frozenset({int(Status.INTERNAL), int(Status.UNAVAILABLE)})  # of the
 _STATUSES = frozenset(map(int, Status))
 _QUARANTINED = "quarantined: two workers were lost while they handled this request"
 _QUARANTINED_BEFORE = "quarantined: two workers were lost while they handled a request with the same body"
+_BYSTANDER = "two workers were lost while they had this request; what the second one was lost with is known"
 _UNPROVEN = frozenset({Status.CANCELLED, Status.DEADLINE_EXCEEDED, Status.UNAVAILABLE})  # it may never have begun
 _MAX_BODY = MAX_PACKET - PACKET_OVERHEAD
 _RECEIVED_NOTIFY = int(Kind.NOTIFY)
@@ -348,6 +349,7 @@ class Dispatcher:
         worker = Lost(link.worker_id, link.incarnation)
         culprit = self._culprit(link, worker, read, now) if crashed and blame else None
         suspects = read if culprit is None else 0
+        bystander = None if culprit is None or culprit is link.suspect else link.suspect
         link.state = LinkState.LOST
         link.pool.leave(link, now)
         link.suspect = None
@@ -362,6 +364,8 @@ class Dispatcher:
                 self._fail_when_told(packet, _QUARANTINED)
             elif self._is_quarantined(packet):
                 self._refuse_the_like(packet)
+            elif packet is bystander:
+                self._fail(packet, Status.UNAVAILABLE, _BYSTANDER)
             elif not packet.resend:
                 self._fail(packet, Status.ABORTED, "outcome unknown: the worker was lost and may have run it")
             elif packet.attempt + 1 >= self._max_attempts:
@@ -401,12 +405,21 @@ class Dispatcher:
             link.pool.wake()
 
     def _culprit(self, link: Link, worker: Lost, count: int, now: float) -> Pending | None:
-        """The packet with which this worker is the second one that was lost; else the first `count` are accused."""
-        if link.suspect is not None:
-            return link.suspect
+        """The packet with which this worker is the second one that was lost; else the first `count` are accused.
+
+        The suspect is it, whom we sent to a second worker, unless somebody has sent again what was accused with it: who
+        knows one input that crashes workers could else have others' packets quarantined.
+        """
         # What nobody waits for any more is still in the worker's hands, but what it has had for long did not do it.
         recent = [packet for packet in link.expired.values() if now - packet.deadline < self._recent_s]
         read = [*recent, *islice(link.pending.values(), count)]
+        suspect = link.suspect
+        if suspect is not None:
+            fresh = [packet for packet in read if not packet.attempt]
+            again = self.quarantine.met_before(fresh, worker, now)
+            if again is None or (again.command, again.body) == (suspect.command, suspect.body):
+                return suspect
+            return again
         culprit = self.quarantine.met_before(read, worker, now)
         if culprit is None:
             self.quarantine.accuse(read, worker, now)

@@ -548,6 +548,79 @@ def test_no_suspect_goes_to_a_worker_that_has_missed_a_heartbeat() -> None:
     assert len(silent.in_flight) == 1
 
 
+# Who is to blame.
+
+
+def suspect_on(crew: Crew, other: bytes) -> tuple[Client, Worker]:
+    """A worker was lost with somebody's "harmless" and with another packet; "harmless" is with a second worker now."""
+    crew.worker("first")
+    unlucky = crew.client()
+    say(crew, unlucky, b"harmless")
+    say(crew, crew.client(), other, kind=Kind.NOTIFY)
+    crew.pass_time(0.1)
+    crew.run()
+    second = crew.worker("second")
+    crew.lose(crew.workers[0])
+    crew.run()
+    assert second.link.suspect is not None
+    return unlucky, second
+
+
+def test_who_sends_again_what_crashes_workers_gets_nobody_elses_packet_quarantined() -> None:
+    crew = Crew()
+    unlucky, second = suspect_on(crew, POISON)
+    attacker = crew.client()
+    say(crew, attacker, POISON)
+    crew.pass_time(0.1)
+    crew.run()
+    assert {packet.body for packet in second.in_flight} == {b"harmless", POISON}
+    crew.lose(second)
+    crew.worker("third")
+    crew.run()
+    [letter] = crew.dispatcher.quarantine.letters.values()
+    assert (letter.body, letter.workers) == (POISON, ("first", "second"))
+    assert [status for status, _ in attacker.errors[1]] == [REFUSED]
+    # It has been with two workers that were lost, so it goes to no third; but whoever sends it is served.
+    assert not met(crew, b"harmless")
+    assert [status for status, _ in unlucky.errors[1]] == [Status.UNAVAILABLE]
+    say(crew, unlucky, b"harmless")
+    say(crew, crew.client(), POISON)
+    holder(crew, b"harmless").answer_all()
+    assert unlucky.replies == {2: [b"harmless"]}
+    assert not met(crew)
+    assert all(pool.load == 0 for pool in crew.dispatcher.pools.values())
+
+
+def test_a_suspect_is_to_blame_though_packets_that_are_new_are_there_or_copies_of_itself() -> None:
+    for fresh in (b"new", b"harmless"):
+        crew = Crew()
+        unlucky, second = suspect_on(crew, POISON)
+        say(crew, crew.client(), fresh)
+        crew.pass_time(0.1)
+        crew.run()
+        assert len(second.in_flight) == 2
+        crew.lose(second)
+        assert [letter.number for letter in crew.dispatcher.quarantine.letters.values()] == [1]
+        assert [status for status, _ in unlucky.errors[1]] == [REFUSED]
+
+
+def test_a_bystander_that_takes_a_third_worker_after_all_is_quarantined() -> None:
+    crew = Crew()
+    unlucky, second = suspect_on(crew, POISON)
+    say(crew, crew.client(), POISON)
+    crew.pass_time(0.1)
+    crew.run()
+    crew.lose(second)
+    crew.worker("third")
+    say(crew, unlucky, b"harmless")
+    crew.lose(holder(crew, b"harmless"))
+    crew.worker("fourth")
+    crew.run()
+    assert [letter.body for letter in crew.dispatcher.quarantine.letters.values()] == [POISON, b"harmless"]
+    say(crew, crew.client(), b"harmless")
+    assert not met(crew, b"harmless")
+
+
 # Several gateways.
 
 
