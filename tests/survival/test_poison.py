@@ -35,6 +35,8 @@ def pair(tmp_path: Path) -> Iterator[Cluster]:
             eventually(lambda: [sessions_seen(each) for each in cluster.gateways] == [1, 1], "they know each other")
         yield cluster
     finally:
+        for worker in cluster.workers:
+            worker.process.kill()
         cluster.close()
 
 
@@ -47,6 +49,11 @@ def ask(cluster: Cluster, command: int, body: bytes, gateway: Gateway | None = N
     """From a client of its own: what one has sent is not remembered for that one only."""
     with connected((gateway or cluster.gateway).address) as client:
         return client.ask(command, body)
+
+
+def blocked_in(directory: Path) -> set[int]:
+    """The ids of the processes that are."""
+    return {int(file.name.rpartition("-")[2]) for file in directory.glob("blocked-*")}
 
 
 def dead(cluster: Cluster) -> int:
@@ -119,7 +126,7 @@ def test_a_packet_that_blocks_its_worker_blocks_two(
     cluster: Cluster, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     def blocked() -> set[int]:
-        return {int(file.name.rpartition("-")[2]) for file in tmp_path.glob("blocked-*")}
+        return blocked_in(tmp_path)
 
     answer = ask(cluster, BLOCK, b"block")
     # It takes about as long to find two freezes as the client waits.
@@ -162,7 +169,6 @@ def test_a_client_takes_it_from_gateway_to_gateway(pair: Cluster, measured: Call
     assert (first["quarantine_refused"], second["quarantine_refused"]) == (2, 3)
 
 
-@pytest.mark.row(10)
 def test_a_notify_is_told_at_one_gateway_after_the_other(pair: Cluster) -> None:
     """Each has lost but one worker with it."""
     first, second = pair.gateways
@@ -180,3 +186,16 @@ def test_a_notify_is_told_at_one_gateway_after_the_other(pair: Cluster) -> None:
     for gateway in pair.gateways:
         assert_quarantined(ask(pair, POISON, b"poison", gateway))
     eventually(lambda: dead(pair) == 2, "the dead have ended")
+
+
+def test_what_blocks_two_workers_by_one_gateway_blocks_none_by_another(pair: Cluster, tmp_path: Path) -> None:
+    first, second = pair.gateways
+    assert ask(pair, BLOCK, b"block", first).kind == ERROR
+    eventually(lambda: second.counter("quarantined_elsewhere") == 1, "the other one has heard of it")
+    for gateway in (second, first, second):
+        assert_quarantined(ask(pair, BLOCK, b"block", gateway))
+        assert ask(pair, ECHO, b"s 1 x n", gateway).kind == REPLY
+    assert len(blocked_in(tmp_path)) == 2
+    assert (first.counter("quarantined"), second.counter("quarantined")) == (1, 0)
+    for gateway in pair.gateways:  # one may see the silence a little later
+        eventually(lambda gateway=gateway: gateway.counter("workers_frozen") == 2, "both are given up")  # type: ignore[misc]
