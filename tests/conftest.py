@@ -19,13 +19,15 @@ ROOT = Path(__file__).parent.parent
 # Whose tests measure time or load, or need a port, a network or an engine for themselves.
 ALONE = (
     "benchmark",
-    "cluster",
     "deploy/test_cluster.py",
-    "hosts",
     "overload",
     "survival",
     "workers/test_one_cluster.py",
 )
+
+# Whose tests measure time too, but mostly wait for somebody to be found out: some of them go together. Those of one
+# group need one thing, so they follow each other.
+PATIENT = {"cluster": "", "hosts": "hosts"}
 
 # A busy machine is slow at times; that says nothing about the code.
 hypothesis.settings.register_profile(
@@ -37,9 +39,15 @@ hypothesis.settings.load_profile("unhurried")
 @pytest.hookimpl(tryfirst=True)  # before marks are selected by
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        is_alone = any(item.path.is_relative_to(ROOT / "tests" / each) for each in ALONE)
-        if is_alone and not item.get_closest_marker("quick"):
+        if item.get_closest_marker("quick"):
+            continue
+        if any(item.path.is_relative_to(ROOT / "tests" / each) for each in ALONE):
             item.add_marker("alone")
+        for each, group in PATIENT.items():
+            if item.path.is_relative_to(ROOT / "tests" / each):
+                item.add_marker("patient")
+                if group:
+                    item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_asyncio_loop_factories(
