@@ -16,7 +16,8 @@ from .routing.pool import Pool
 
 log = logging.getLogger("gatecrew.gateway")
 
-HURRIED_SHARE = 0.25  # of its deadline: a suspect that has less left does not wait for its turn
+HURRIED_SHARE = 0.25  # of its deadline: a suspect that has less left does not wait for its turn, nor one that has
+TIMES_ENOUGH = 3  # times what its command takes at least, or less
 NO_WORKER_WAIT_S = 0.5  # packets wait so long for a service's first worker to come back, then they fail
 
 
@@ -95,7 +96,7 @@ class Deadlines:
                 route = packet.route
                 if route is None or not packet.resend:  # an event has time; what may not be sent again is a replay
                     continue
-                if packet.deadline - now < route.timeout_s * HURRIED_SHARE:
+                if packet.deadline - now < max(route.timeout_s * HURRIED_SHARE, TIMES_ENOUGH * (route.least_s or 0.0)):
                     packet.suspect = ""
         cleared = [lane for lane in pool.suspects if not lane.waiting[0].suspect]
         if cleared:

@@ -5,6 +5,7 @@ Pure: no sockets, no gRPC, no event loop; the clock is handed in. Every accepted
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,7 +64,7 @@ Received = tuple[int, int, int, bytes]  # kind, command, seq, body, as the clien
 class Dispatcher:
     """Owns the pools and every accepted packet. `arm_linger`: see Pool. `forget(session_id)` is called when a closed
     session has nothing open any more. `after_told(act)` must call `act` soon: when the other gateways have been told
-    what the quarantine had to tell.
+    what the quarantine had to tell. `after_a_moment(act)`: so long that of workers that die together, all have died.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Dispatcher:
         self.counters = counters
         self.quarantine = Quarantine(config.quarantine_s, counters)
         self.after_told: Callable[[Callable[[], None]], None] = lambda act: act()
+        self.after_a_moment = self.after_told
         self._links: set[Link] = set()  # that are not lost
         self.admission = Admission(sessions)
         self._sessions = sessions
@@ -131,6 +133,7 @@ class Dispatcher:
             for packet in link.expired.values():
                 if packet.lane.session.is_forfeit:
                     packet.drop_body()
+            link.count_slow()
 
     # From clients.
 
@@ -397,12 +400,25 @@ class Dispatcher:
             lane.open = 0
             lane.held = False
             lane.take_back(block)
-            if lane.waiting:
+            if lane.waiting and lane.waiting[0].suspect:
+                self.after_a_moment(functools.partial(self._try_again, lane))
+            elif lane.waiting:
                 link.pool.list(lane, first=True)
         if letter is not None:
             self._refuse_waiting(link.pool)
         if link.pool.has_work and link.pool.called is None:
             link.pool.wake()
+
+    def _try_again(self, lane: Lane) -> None:
+        """A lane whose first packet is suspect, if it has not been refused or dropped meanwhile."""
+        gone = [packet for packet in lane.waiting if self._is_quarantined(packet)]
+        lane.waiting = [packet for packet in lane.waiting if packet not in gone]
+        for packet in gone:
+            self._refuse_the_like(packet)
+        if lane.waiting and lane.link is None:
+            lane.pool.list(lane, first=True)
+            if lane.pool.called is None:
+                lane.pool.wake()
 
     def _culprit(self, link: Link, worker: Lost, count: int, now: float) -> Pending | None:
         """The packet with which this worker is the second one that was lost; else the first `count` are accused.

@@ -41,6 +41,7 @@ from .wording import counted
 
 log = logging.getLogger("gatecrew.gateway")
 
+MOMENT_S = 0.03  # in which we hear of all workers of a host that has died
 HEALTH = "gatecrew.v1.Gateway"  # as the health service knows us
 
 
@@ -70,6 +71,7 @@ class Gateway:
         self._dispatcher = Dispatcher(
             config, self._sessions, self.counters, self._loop.time, self._arm_linger, self._forget
         )
+        self._dispatcher.after_a_moment = self._after_a_moment
         self._hello = worker_pb2.GatewayHello(
             gateway_id=self.gateway_id, version=__version__, session_prefix=self._sessions.prefix
         )
@@ -218,6 +220,9 @@ class Gateway:
         """Of each connection. What is left of those that have gone is nobody's."""
         held = self._dispatcher.bytes_held_of()
         return {session.port: size for session, size in held.items() if isinstance(session.port, Connection)}
+
+    def _after_a_moment(self, act: Callable[[], None]) -> None:
+        self._loop.call_later(MOMENT_S, act)
 
     def _arm_linger(self, pool: Pool) -> None:
         self._loop.call_later(LINGER_S, pool.linger_passed)

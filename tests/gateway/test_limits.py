@@ -5,7 +5,7 @@ import pytest
 from gatecrew_gateway.codec import Kind
 from gatecrew_gateway.config import GatewayConfig, RouteConfig
 from gatecrew_gateway.routing import outliers
-from gatecrew_gateway.routing.limit import FLOOR, LEAST, START, Limit
+from gatecrew_gateway.routing.limit import FLOOR, LEAST, START, WATCH_EVERY_S, Limit
 from gatecrew_gateway.routing.pool import LINGER_S
 from gateway.crew import Client, Crew, Worker
 
@@ -287,3 +287,44 @@ def test_a_command_that_is_new_is_known_to_be_fast_although_slow_ones_are_being_
         worker.answer(*worker.in_flight[:8])
     [route] = [route for command, route in crew.dispatcher.routes.known.items() if command == 2]
     assert not route.slow
+
+
+def test_a_command_whose_time_depends_on_the_body_is_slow_while_many_take_long() -> None:
+    """However quick the others of it are."""
+    crew = Crew()
+    worker = crew.worker("a", max_in_flight=256)
+    quick = crew.client()
+
+    def ask_quickly(command: int) -> int:
+        [seq] = crew.send(quick, command)
+        crew.now += 0.001
+        crew.linger()
+        crew.run()
+        [packet] = [packet for packet in worker.in_flight if packet.lane.session is quick.session]
+        worker.answer(packet)
+        return len(quick.replies[seq])
+
+    for command in (1, 2):
+        assert ask_quickly(command)
+        crew.now += WATCH_EVERY_S
+    routes = crew.dispatcher.routes.known
+    for _ in range(40):
+        crew.send(crew.client(), 1)
+    assert not routes[1].slow
+    crew.pass_time(0.05)
+    crew.run()
+    crew.pass_time(0.2)
+    assert routes[1].slow
+    assert not routes[2].slow
+    assert ask_quickly(2)
+    for _ in range(400):
+        crew.send(crew.client(), 1)
+    crew.pass_time(0.05)
+    crew.run()
+    assert len(worker.in_flight) == 256 - 32
+    assert ask_quickly(2)
+    while worker.in_flight:
+        worker.answer_all()
+        crew.run()
+    crew.pass_time(0.1)
+    assert not routes[1].slow

@@ -1,5 +1,7 @@
 """What took two workers down is remembered, kept, and bounded; what only looks like it is let go. No sockets."""
 
+from collections.abc import Callable
+
 import pytest
 
 from gatecrew_gateway.codec import Kind, Status
@@ -319,22 +321,69 @@ def test_what_has_hung_for_long_is_not_what_a_worker_died_of() -> None:
     assert crew.counters.quarantined == 0
 
 
-def test_copies_on_three_workers_at_once_take_no_more_with_them() -> None:
+def all_hit_at_once(body: bytes) -> tuple[Crew, list[Client]]:
+    """Three workers, each with a packet that is the same, are lost within a moment."""
     crew = Crew()
     clients = [crew.client() for _ in range(3)]
     for number, client in enumerate(clients):
         crew.worker(f"worker {number}")
-        say(crew, client, POISON)
+        say(crew, client, body)
         crew.pass_time(0.1)
         crew.run()
-    workers = [worker for worker in crew.workers if worker.in_flight]
-    assert len(workers) == 3
-    for worker in workers:
+    for worker in [worker for worker in crew.workers if worker.in_flight]:
+        crew.now += 0.01
         crew.lose(worker)
+    assert not crew.workers
+    return crew, clients
+
+
+def test_copies_on_three_workers_at_once_take_one_more_with_them() -> None:
+    crew, clients = all_hit_at_once(POISON)
     crew.worker("another")
+    crew.run()
+    crew.lose(holder(crew))
+    crew.worker("last")
     crew.run()
     assert not met(crew)
     assert [status for client in clients for status, _ in client.errors[1]] == [REFUSED] * 3
+
+
+def test_when_a_host_dies_with_all_its_workers_what_everybody_sends_is_not_refused_after_it() -> None:
+    crew, clients = all_hit_at_once(b"")
+    for name in ("again a", "again b", "again c"):
+        crew.worker(name)
+    for _ in range(5):
+        crew.run()
+        for worker in crew.workers:
+            worker.answer_all()
+    assert all(client.replies[1] for client in clients)
+    for client in clients:
+        say(crew, client, b"")
+        for worker in crew.workers:
+            worker.answer_all()
+        assert client.replies[2]
+    assert crew.counters.quarantined == 0
+
+
+def test_a_suspect_rests_for_a_moment_in_which_other_workers_may_die_too() -> None:
+    """Else it is sent to one that is dead already, and blamed for that."""
+    crew = Crew()
+    later: list[Callable[[], None]] = []
+    crew.dispatcher.after_a_moment = later.append
+    first, client = crew.worker("first"), crew.client()
+    say(crew, client, b"innocent")
+    second = crew.worker("second")
+    crew.lose(first)
+    crew.run()
+    assert not met(crew, b"innocent")
+    crew.lose(second)
+    crew.worker("third")
+    for act in later:
+        act()
+    crew.run()
+    for worker in crew.workers:
+        worker.answer_all()
+    assert client.replies[1]
 
 
 def test_an_answer_in_between_acquits_and_time_does_too() -> None:
@@ -705,21 +754,37 @@ def test_what_is_quarantined_again_is_refused_for_ten_minutes_more() -> None:
     assert not met(second, b"again")
 
 
+def lost_at_two_gateways(at_once: bool) -> Gateways:
+    """Two of three gateways have lost a worker each with the same packet; all have another worker now."""
+    gateways = Gateways(3, at_once)
+    for number, crew in enumerate(gateways.crews[:2]):
+        crew.worker(f"worker {number}")
+        tell(crew)
+        for each in gateways.crews:
+            each.now += 2
+        gateways.lose(f"worker {number}", crew)
+    gateways.deliver()
+    for crew in gateways.crews:
+        crew.worker("well")
+        say(crew, crew.client(), POISON)
+    return gateways
+
+
 def test_one_worker_lost_at_each_of_two_gateways_makes_two() -> None:
-    for at_once in (True, False):
-        gateways = Gateways(3, at_once)
-        for number, crew in enumerate(gateways.crews[:2]):
-            crew.worker(f"worker {number}")
-            tell(crew)
-            gateways.lose(f"worker {number}", crew)
-        gateways.deliver()  # if it was late, each has told of its own loss before it heard of the other
-        for crew in gateways.crews:
-            crew.worker("well")
-            say(crew, crew.client(), POISON)
-            assert not met(crew), at_once
-        if at_once:
-            [letter] = gateways.crews[1].dispatcher.quarantine.letters.values()
-            assert letter.workers == ("worker 0", "worker 1")
+    gateways = lost_at_two_gateways(at_once=True)
+    assert not any(map(met, gateways.crews))
+    [letter] = gateways.crews[1].dispatcher.quarantine.letters.values()
+    assert letter.workers == ("worker 0", "worker 1")
+
+
+def test_what_two_gateways_tell_of_at_the_same_time_may_have_one_cause_and_the_next_loss_decides() -> None:
+    gateways = lost_at_two_gateways(at_once=False)
+    *_, third = gateways.crews
+    assert met(third) == 1
+    gateways.lose("well", third)
+    third.worker("last")
+    say(third, third.client(), POISON)
+    assert not met(third)
 
 
 def test_a_worker_that_two_gateways_lose_at_once_is_one() -> None:

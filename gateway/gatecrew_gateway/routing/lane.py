@@ -29,7 +29,22 @@ REQUEST, NOTIFY, OPEN, CLOSE = 0, 1, 2, 3  # the contract's Kind
 class Pending:
     """One accepted packet, until its outcome. `kind` is the contract's Kind by value."""
 
-    __slots__ = ("attempt", "body", "command", "deadline", "id", "kind", "lane", "resend", "route", "seq", "suspect")
+    __slots__ = (
+        "attempt",
+        "body",
+        "command",
+        "deadline",
+        "id",
+        "kind",
+        "lane",
+        "resend",
+        "route",
+        "seq",
+        "suspect",
+        "written_at",
+    )
+
+    written_at: float  # when it went to a worker, the last time; unset before
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ the worker may be at work on it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from itertools import chain
 
@@ -20,6 +20,7 @@ from .pool import FULL_BATCH, SLOW_QUANTUM, Pool
 
 REST_S = 0.05  # of a worker that gave a packet back; doubled while it goes on, up to MOST_REST_S
 MOST_REST_S = 1.0
+AGED_S = 0.1  # with a worker: no fast request is there for so long
 QUIET_S = 1.3  # without a word, heartbeats included
 HUNG_S = 2.0  # after its deadline, when the worker was told that nobody waits: a handler that still runs hangs
 
@@ -150,6 +151,14 @@ class Link:
     def count_hung(self, now: float) -> None:
         self.hung = sum(now - packet.deadline > HUNG_S for packet in self.expired.values()) if self.expired else 0
 
+    def aged(self, now: float) -> Iterator[Pending]:
+        """What it has had for long."""
+        for packet in self.pending.values():  # in order of writing
+            if now - packet.written_at < AGED_S:
+                break
+            yield packet
+        yield from self.expired.values()
+
     def count_slow(self) -> None:
         """What is slow may have become fast, and the other way round."""
         if self.slow_open or self.pool.slow:
@@ -209,6 +218,7 @@ class Link:
         if batch:
             pending = self.pending
             for packet in batch:
+                packet.written_at = now
                 pending[packet.id] = packet
             self.sent += len(batch)
             self.busy = self.writing = True

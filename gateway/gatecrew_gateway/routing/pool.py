@@ -15,7 +15,7 @@ however many slow requests there are, a fast one finds a place.
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ NEVER = 1 << 62
 LINGER_S = 0.001
 SLOW_QUANTUM = 2  # packets of a lane that go together where handlers are slow and others wait
 PROGRESS_TICKS = 20  # over which the rate of answers is measured
+LEAST_CROWD = 8  # twice as many requests as may take long without their command being called slow
 CALM_S = 1.0  # during which workers have room; then the rate says nothing of what the workers could do
 PATIENCE = 0.25  # of the longest deadline: a packet may wait so long
 
@@ -73,6 +74,7 @@ class Pool:
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._is_full_of_bytes = False
+        self._crowded: set[Route] = set()
         self._turn = 0
         self._lingering = False
         self._arm_linger = arm_linger
@@ -329,11 +331,24 @@ class Pool:
             self._progress.clear()
         else:
             self._progress.append((now, self.answered))
+        self._find_crowded(now)
         waiting = sum(len(packet.body) for queue in self.listed for lane in queue for packet in lane.waiting)
         self._is_full_of_bytes = waiting > self._max_waiting_bytes
         self._count_capacity()
         if self.load < self.easy:
             self.full_since = None
+
+    def _find_crowded(self, now: float) -> None:
+        """Commands of which there is more that takes long than half of what is kept for fast ones."""
+        aged: Counter[Route] = Counter()
+        kept = 0
+        for link in itertools.chain(self.links, self.silent):
+            kept += link.limit.of_fast
+            aged.update(packet.route for packet in link.aged(now) if packet.route is not None)
+        crowded = {route for route, count in aged.items() if 2 * count >= max(LEAST_CROWD, kept)}
+        for route in self._crowded | crowded:
+            route.crowd(route in crowded)
+        self._crowded = crowded
 
     def _count_capacity(self) -> None:
         held = sum(map(self._held_by, self.silent))

@@ -32,6 +32,7 @@ MAX_LETTERS = 1000
 MAX_LETTER_BYTES = 16 << 20  # of all bodies together
 MAX_ACQUITTED = 1000
 MAX_ELSEWHERE = 1000
+AT_ONCE_S = 1.0  # between two losses that gateways tell each other of: one cause may have done both
 MOST_HASHED = 256  # packets of one lost worker, and
 MOST_HASHED_BYTES = 1 << 20  # of their bodies: a millisecond
 
@@ -179,6 +180,8 @@ class Quarantine:
             accusation = self.accused.find(packet.command, key)
             if accusation is None or accusation.until <= now:
                 continue
+            if packet.written_at < accusation.at:
+                continue  # both workers had it: a host that dies takes all of its workers at once, whatever they do
             if accusation.is_heard and accusation.lost.may_be(lost):
                 continue  # another gateway was quicker to see the same loss
             found.setdefault((packet.command, key), packet)
@@ -216,7 +219,9 @@ class Quarantine:
 
     def _is_second(self, command: int, key: Key, lost: Lost, now: float) -> bool:
         accusation = self.accused.find(command, key)
-        return accusation is not None and accusation.until > now and not accusation.lost.may_be(lost)
+        if accusation is None or accusation.until <= now or accusation.lost.may_be(lost):
+            return False
+        return now - accusation.at > AT_ONCE_S  # else both workers may have died with their host
 
     @staticmethod
     def _hashed(packets: Iterable[Pending]) -> Iterable[tuple[Pending, Key]]:

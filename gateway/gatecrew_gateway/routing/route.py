@@ -15,7 +15,19 @@ AGING = 0.001  # share by which the least time of a command follows what it take
 class Route:
     """How the packets of one command travel, and how long its handlers take as far as the pool has seen."""
 
-    __slots__ = ("alone", "batch", "free", "joins", "least_s", "notify_resend", "pool", "resend", "slow", "timeout_s")
+    __slots__ = (
+        "alone",
+        "batch",
+        "crowded",
+        "free",
+        "joins",
+        "least_s",
+        "notify_resend",
+        "pool",
+        "resend",
+        "slow",
+        "timeout_s",
+    )
 
     def __init__(self, pool: Pool, config: RouteConfig) -> None:
         self.pool = pool
@@ -24,6 +36,7 @@ class Route:
         self.resend = config.delivery == "at-least-once"
         self.notify_resend = config.notify_delivery == "at-least-once"
         self.least_s: float | None = None  # from writing to answer
+        self.crowded = False  # many of its requests take long, whatever the quickest took
         self.batch = 0  # lanes that may go to one worker at once although others are idle: a message costs more
         self.slow = True  # its handlers are, or may be: nobody has seen one yet
         self.joins = False  # a packet may always go where its lane has others open
@@ -37,9 +50,19 @@ class Route:
         elif self.least_s < self.timeout_s / 4:
             # It may have become slower for good. Above a quarter of the deadline we would follow our own queue.
             self.least_s += (seconds - self.least_s) * AGING
-        self.slow = self.least_s > SLOW_S
+        self._classify()
+
+    def crowd(self, crowded: bool) -> None:
+        """Whether many of its requests have been with workers for long: how long may depend on the body."""
+        if crowded is not self.crowded:
+            self.crowded = crowded
+            self._classify()
+
+    def _classify(self) -> None:
+        least_s = self.least_s
+        self.slow = self.crowded or least_s is None or least_s > SLOW_S
         self.joins = not (self.alone or self.slow)
-        self.batch = int(BATCH_S / max(self.least_s, TICK_S)) if self.least_s < FAST_S else 0
+        self.batch = 0 if self.crowded or least_s is None or least_s > FAST_S else int(BATCH_S / max(least_s, TICK_S))
 
 
 class RouteTable:

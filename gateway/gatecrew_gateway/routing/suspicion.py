@@ -55,6 +55,7 @@ class Suspicion(NamedTuple):
 
 class Accusation(NamedTuple):
     lost: Lost
+    at: float
     until: float
     is_heard: bool  # from another gateway, and not our own
 
@@ -85,7 +86,7 @@ class Accused:
             self._clear()
 
     def add(self, command: int, key: Key, lost: Lost, now: float) -> None:
-        self._set(command, key, Accusation(lost, now + ACCUSED_S, is_heard=False))
+        self._set(command, key, Accusation(lost, now, now + ACCUSED_S, is_heard=False))
 
     def hear(self, command: int, key: Key, lost: Lost, now: float) -> None:
         """Another gateway accuses it: that does not take the place of an accusation of our own."""
@@ -93,7 +94,7 @@ class Accused:
         if known is None and self._count >= MAX_ACCUSED:
             return
         if known is None or known.is_heard or known.until <= now:
-            self._set(command, key, Accusation(lost, now + ACCUSED_S, is_heard=True))
+            self._set(command, key, Accusation(lost, now, now + ACCUSED_S, is_heard=True))
 
     def _set(self, command: int, key: Key, accusation: Accusation) -> None:
         accused = self._by_command.setdefault(command, {})
