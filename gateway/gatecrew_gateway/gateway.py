@@ -41,7 +41,7 @@ from .wording import counted
 
 log = logging.getLogger("gatecrew.gateway")
 
-MOMENT_S = 0.03  # in which we hear of all workers of a host that has died
+MOMENT_S = 0.05  # in which all workers of a host that has died are seen to be lost
 HEALTH = "gatecrew.v1.Gateway"  # as the health service knows us
 
 
@@ -71,6 +71,7 @@ class Gateway:
         self._dispatcher = Dispatcher(
             config, self._sessions, self.counters, self._loop.time, self._arm_linger, self._forget
         )
+        self._dispatcher.quarantine.moment_s = MOMENT_S
         self._dispatcher.after_a_moment = self._after_a_moment
         self._hello = worker_pb2.GatewayHello(
             gateway_id=self.gateway_id, version=__version__, session_prefix=self._sessions.prefix

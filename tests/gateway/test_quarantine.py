@@ -365,6 +365,17 @@ def test_when_a_host_dies_with_all_its_workers_what_everybody_sends_is_not_refus
     assert crew.counters.quarantined == 0
 
 
+def test_what_is_written_to_a_worker_that_is_dead_already_is_not_blamed() -> None:
+    crew = Crew()
+    crew.dispatcher.quarantine.moment_s = 0.05
+    for name, later_s in (("first", 0.0), ("second", 0.01), ("third", 0.1)):
+        worker = crew.worker(name)
+        crew.now += later_s
+        say(crew, crew.client(), b"", kind=Kind.NOTIFY)
+        crew.lose(worker)
+        assert crew.counters.quarantined == (name == "third")
+
+
 def test_a_suspect_rests_for_a_moment_in_which_other_workers_may_die_too() -> None:
     """Else it is sent to one that is dead already, and blamed for that."""
     crew = Crew()

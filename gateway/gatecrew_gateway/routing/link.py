@@ -130,7 +130,9 @@ class Link:
             self.suspect = None
         packet.suspect = ""
         if packet.id == self.limit.probe:
-            self.limit.expired(packet.deadline, None if packet.route is None else packet.route.least_s)
+            route = packet.route
+            # Where the time depends on the body, the least says nothing.
+            self.limit.expired(packet.deadline, None if route is None or route.crowded else route.least_s)
 
     def answered_late(self, id: int) -> None:
         """The worker has answered what nobody waits for, or what it was never asked."""

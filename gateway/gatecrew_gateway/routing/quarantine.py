@@ -102,6 +102,7 @@ class Quarantine:
         self.expires_at = 0.0  # the first of those that are watched
         self.accused = Accused()
         self.tell: Callable[[Suspicion], None] = lambda suspicion: None
+        self.moment_s = 0.0  # in which all workers of a host that died are seen to be lost
         self._elsewhere: dict[Elsewhere, None] = {}  # of those that are watched, oldest first
         self._remember_s = remember_s
         self._counters = counters
@@ -180,7 +181,7 @@ class Quarantine:
             accusation = self.accused.find(packet.command, key)
             if accusation is None or accusation.until <= now:
                 continue
-            if packet.written_at < accusation.at:
+            if packet.written_at < accusation.at + self.moment_s:
                 continue  # both workers had it: a host that dies takes all of its workers at once, whatever they do
             if accusation.is_heard and accusation.lost.may_be(lost):
                 continue  # another gateway was quicker to see the same loss

@@ -86,7 +86,9 @@ class Accused:
             self._clear()
 
     def add(self, command: int, key: Key, lost: Lost, now: float) -> None:
-        self._set(command, key, Accusation(lost, now, now + ACCUSED_S, is_heard=False))
+        known = self.find(command, key)
+        if known is None or known.is_heard or known.until <= now:
+            self._set(command, key, Accusation(lost, now, now + ACCUSED_S, is_heard=False))
 
     def hear(self, command: int, key: Key, lost: Lost, now: float) -> None:
         """Another gateway accuses it: that does not take the place of an accusation of our own."""
