@@ -24,7 +24,7 @@ check: lint types
 # What mostly waits runs side by side, what must have the machine for itself after it.
 test: lint types
 	$(BIN)/pytest --numprocesses $(SIDE_BY_SIDE) --dist loadfile -m "not slow and not alone and not patient"
-	$(BIN)/pytest --numprocesses 3 --dist loadgroup -m "patient and not slow"
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup -m "patient and not slow"
 	$(BIN)/pytest -m "alone and not slow"
 test-slow: install
 	$(BIN)/pytest -m slow
