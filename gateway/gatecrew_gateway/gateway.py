@@ -41,7 +41,7 @@ from .wording import counted
 
 log = logging.getLogger("gatecrew.gateway")
 
-MOMENT_S = 0.05  # in which all workers of a host that has died are seen to be lost
+MOMENT_S = 0.02  # in which all workers of a host that has died are seen to be lost
 HEALTH = "gatecrew.v1.Gateway"  # as the health service knows us
 
 
@@ -223,7 +223,7 @@ class Gateway:
         return {session.port: size for session, size in held.items() if isinstance(session.port, Connection)}
 
     def _after_a_moment(self, act: Callable[[], None]) -> None:
-        self._loop.call_later(MOMENT_S, act)
+        self._loop.call_later(2 * MOMENT_S, act)
 
     def _arm_linger(self, pool: Pool) -> None:
         self._loop.call_later(LINGER_S, pool.linger_passed)

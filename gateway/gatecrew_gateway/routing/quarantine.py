@@ -32,7 +32,7 @@ MAX_LETTERS = 1000
 MAX_LETTER_BYTES = 16 << 20  # of all bodies together
 MAX_ACQUITTED = 1000
 MAX_ELSEWHERE = 1000
-AT_ONCE_S = 1.0  # between two losses that gateways tell each other of: one cause may have done both
+AT_ONCE_S = 0.2  # between two losses that gateways tell each other of: one cause may have done both
 MOST_HASHED = 256  # packets of one lost worker, and
 MOST_HASHED_BYTES = 1 << 20  # of their bodies: a millisecond
 
@@ -181,7 +181,7 @@ class Quarantine:
             accusation = self.accused.find(packet.command, key)
             if accusation is None or accusation.until <= now:
                 continue
-            if packet.written_at < accusation.at + self.moment_s:
+            if packet.written_at < accusation.at or now < accusation.at + self.moment_s:
                 continue  # both workers had it: a host that dies takes all of its workers at once, whatever they do
             if accusation.is_heard and accusation.lost.may_be(lost):
                 continue  # another gateway was quicker to see the same loss
