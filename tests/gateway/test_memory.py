@@ -222,6 +222,31 @@ def test_what_comes_between_two_ticks_is_seen() -> None:
     assert process.memory.refuses
 
 
+def test_what_comes_where_others_were_cut_is_seen_though_the_process_does_not_grow() -> None:
+    process = Process()
+    process.scan_s = 10.0
+    fat = [Holder(process, 160) for _ in range(6)]
+    process.memory.tick()
+    assert process.holders == fat[1:]
+    for _ in range(8):
+        Holder(process, 40)
+        process.size = 500 + 960  # it keeps what was freed
+        process.memory.took(40)
+    assert process.counters.memory_clients_cut == 3
+    assert process.holders[:3] == fat[3:]
+
+
+def test_packets_in_flight_of_who_was_cut_do_not_count_until_the_next_tick() -> None:
+    process = Process()
+    held = [Holder(process, 20, 180) for _ in range(5)]
+    process.memory.tick()
+    assert process.holders == held[1:]
+    process.in_flight = 900  # theirs are dropped with the next tick
+    process.size = 500 + 1000
+    process.memory.took(200)
+    assert process.holders == held[1:]
+
+
 def test_adding_up_takes_a_tenth_of_the_time_at_most() -> None:
     process = Process()
     process.scan_s = 0.16
@@ -379,3 +404,24 @@ async def test_nobody_new_is_read_while_memory_is_tight(house: House) -> None:  
     assert gateway.counters.requests == asked + 20
     held = 0
     assert await reader.readexactly(len(waiting))
+
+
+async def test_who_waited_is_let_in_little_by_little(house: House) -> None:  # noqa: F811
+    """What they bring is seen when they have been read; so not all of them are read at once."""
+    await house.worker(echo())
+    gateway = await house.gateway(memory_limit="1MiB")
+    held = 850 << 10
+    gateway._memory._growth = lambda: held  # type: ignore[method-assign]
+    gateway._memory._in_flight = lambda: held
+    gateway._memory.tick()
+    writers = [(await house.socket(gateway))[1] for _ in range(30)]
+    [listener] = gateway._listeners
+    await until(lambda: len(listener._held_back) == 30)
+    held = 0
+    gateway._memory.tick()
+    listener.sweep(listener.now)
+    assert len(listener._held_back) == 29
+    for writer in writers:
+        writer.write(encode(Kind.REQUEST, 1, 1, b""))
+    await until(lambda: len(listener.connections) == 30)
+    assert not listener._held_back

@@ -8,6 +8,7 @@ SIGTERM. KIND is one of ATTACKS. `spin` is the control: as busy as the others, a
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import resource
 import select
@@ -29,6 +30,12 @@ Attack = Callable[[str, int], Iterator[int]]  # yields after each step how much 
 def connect(address: str, source: str = "127.0.0.1") -> socket.socket:
     host, _, port = address.rpartition(":")
     return socket.create_connection((host, int(port)), timeout=10, source_address=(source, 0))
+
+
+def allow_descriptors() -> None:
+    """As many as this process may have."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def flood(packet: bytes, first: bytes = b"") -> Attack:
@@ -78,9 +85,23 @@ def connects(address: str, per_s: int) -> Iterator[int]:
 
 def silent(address: str, count: int) -> Iterator[int]:
     """So many silent connections at once."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_descriptors()
     kept = [connect(address) for _ in range(count)]
+    while True:
+        yield len(kept)
+        time.sleep(0.1)
+
+
+def halves(address: str, count: int) -> Iterator[int]:
+    """So many that all at once send all but the last byte of a packet of 65 000, and no more."""
+    allow_descriptors()
+    data = pack(REQUEST, ECHO, 1, bytes(65_000))[:-1]
+    kept = [connect(address) for _ in range(count)]
+    for client in kept:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(data))
+        client.setblocking(False)
+        with contextlib.suppress(OSError):  # cut already
+            client.send(data)
     while True:
         yield len(kept)
         time.sleep(0.1)
@@ -115,6 +136,7 @@ ATTACKS: dict[str, Attack] = {
     "wire errors": flood(bytes(1000), first=b"\xff" * 4),
     "connects": connects,
     "silent": silent,
+    "halves": halves,
     "deaf": deaf,
     "spin": spin,
 }

@@ -6,7 +6,9 @@ GATECREW_REQUIRE_CGROUP=1 it fails instead.
 
 import contextlib
 import os
+import resource
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +25,8 @@ MIB = 1 << 20
 LIMIT = 256 * MIB
 REQUIRED = os.environ.get("GATECREW_REQUIRE_CGROUP") == "1"
 HALF_CLOSED, MEMBERS = 100, 300
+HALVES = 9000
+PROBES = 10  # clients
 CALM_S = 2.0
 
 
@@ -72,7 +76,7 @@ def group() -> Iterator[ControlGroup]:
 def small(cluster: Cluster, group: ControlGroup, tmp_path: Path) -> Iterator[Gateway]:
     """A gateway in the group, with its share of the cluster's workers."""
     settings = tmp_path / "gatecrew.toml"
-    settings.write_text('[[listener]]\nname = "main"\nport = 0\n')
+    settings.write_text('[[listener]]\nname = "main"\nport = 0\npacket_timeout_s = 1\n')
     process = Process(
         group.starting(list(gatecrew("gateway", "--config", str(settings)))),
         {"CONSUL_HTTP_ADDR": cluster.registry_address},
@@ -119,6 +123,31 @@ def test_clients_that_leave_more_unread_than_there_is_memory(
         counters = small.status().counters
     measured(f"calm {calm}")
     measured(f"then {during}")
+    measured(
+        f"the group had {group.peak / MIB:.0f} of {LIMIT / MIB:.0f} MiB at most; "
+        + ", ".join(f"{name} {value}" for name, value in counters.items() if value and "memory" in name)
+    )
+    assert group.peak < LIMIT
+    assert during.unanswered == 0
+    assert during.errors <= during.requests * 0.2
+
+
+def test_clients_that_begin_more_packets_than_there_is_memory(
+    small: Gateway, group: ControlGroup, measured: Callable[[str], None]
+) -> None:
+    """All at once, 585 MB, between two ticks or three."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < HALVES + 200:
+        pytest.skip("NOT TESTED: nine thousand half packets; too few file descriptors")
+    with probing(small.address) as probe:
+        process = Process([sys.executable, "-m", "survival.attacker", "halves", small.address, str(HALVES)], {}, TESTS)
+        try:
+            process.wait_line("^attacking$")
+            eventually(lambda: small.status().listeners[0].sessions == PROBES, "they are gone")
+            during = probe.phase()
+            counters = small.status().counters
+        finally:
+            process.close()
+    measured(f"half packets {during}")
     measured(
         f"the group had {group.peak / MIB:.0f} of {LIMIT / MIB:.0f} MiB at most; "
         + ", ".join(f"{name} {value}" for name, value in counters.items() if value and "memory" in name)

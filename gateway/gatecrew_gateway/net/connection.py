@@ -102,9 +102,12 @@ class Connection(asyncio.Protocol):
                 self._backlog = list(left)
                 self._transport.pause_reading()
             if self._decoder.unfinished:
+                listener.memory.took(len(data))
                 self._expect_the_rest()
         else:
             self._take(packets, error)
+            if self._decoder.unfinished:
+                listener.memory.took(len(data))
         if len(data) >= LONG_READ_BYTES:
             self._cost = len(data) // PACKET_BYTES
             self._wait_turn()

@@ -52,6 +52,7 @@ class Listener:
         self.dispatcher = dispatcher
         self.counters = counters
         self.outflow = outflow
+        self.memory = memory
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time()  # of the last tick
         self.turns = Turns(self.loop)
@@ -64,8 +65,7 @@ class Listener:
         self.closing: dict[Connection, float] = {}  # we have closed; when to abort
         self.address = ""
         self._sessions = sessions
-        self._memory = memory
-        self._held_back: list[tuple[socket.socket, Connection]] = []  # they came while memory was tight
+        self._held_back: deque[tuple[socket.socket, Connection]] = deque()  # they came while memory was tight
         self._entrance = Entrance(config, house, counters)
         self._crowd = Crowd(config.name, self.connections, counters, self.loop.time)
         self._acceptor: Acceptor | None = None
@@ -112,14 +112,14 @@ class Listener:
 
     def _accepted(self, sock: socket.socket, host: str, port: int) -> None:
         origin = origin_of(host)
-        reason = NO_MEMORY if self._memory.refuses else self._entrance.refusal(origin)
+        reason = NO_MEMORY if self.memory.refuses else self._entrance.refusal(origin)
         if reason and not (reason is FULL and self._make_room(origin)):
             self._entrance.refused(reason, f"{host}:{port}", self.now)
             self._refuse(sock, encode_error(0, 0, Status.RESOURCE_EXHAUSTED, reason))
             return
         self._entrance.entered(origin)
         connection = Connection(self, f"{host}:{port}", origin)
-        if self._memory.is_tight:
+        if self.memory.is_tight or self._held_back:
             self._held_back.append((sock, connection))
         else:
             self._let_in(sock, connection)
@@ -195,10 +195,8 @@ class Listener:
             del self.congested[connection]
             connection.cut_as_slow()
         self._sweep_over_soft(now)
-        if self._held_back and not self._memory.is_tight:
-            held_back, self._held_back = self._held_back, []
-            for sock, connection in held_back:
-                self._let_in(sock, connection)
+        for _ in range(min(len(self._held_back), self.memory.newcomers)):  # what they bring is not here yet
+            self._let_in(*self._held_back.popleft())
         for connection in [c for c in self.half_closed if not c.has_open]:
             self.half_closed.discard(connection)
             connection.close_at_once()
@@ -245,7 +243,7 @@ class Listener:
         for sock, connection in self._held_back:
             self._entrance.left(connection.origin)
             self._refuse(sock, _goaway(reason))
-        self._held_back = []
+        self._held_back.clear()
         untold = list(self.connections)
         random.shuffle(untold)
         count = len(untold)
