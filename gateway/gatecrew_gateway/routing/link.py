@@ -20,6 +20,7 @@ from .pool import FULL_BATCH, SLOW_QUANTUM, Pool
 
 REST_S = 0.05  # of a worker that gave a packet back; doubled while it goes on, up to MOST_REST_S
 MOST_REST_S = 1.0
+STILL_TICKS = 5  # of a tenth of a second
 AGED_S = 0.1  # with a worker: no fast request is there for so long
 QUIET_S = 1.3  # without a word, heartbeats included
 HUNG_S = 2.0  # after its deadline, when the worker was told that nobody waits: a handler that still runs hangs
@@ -69,6 +70,8 @@ class Link:
         self.spoke_at = float("inf")  # time of that; infinite: nobody counts
         self.is_quiet = False  # it has missed a heartbeat
         self.answered = 0
+        self._answered_before = 0  # at the last look
+        self._still_ticks = 0
         self.failed = 0  # answered INTERNAL or UNAVAILABLE, or not in time
         self.conduct = Conduct()
         self.is_out = False  # it rests because it fails so much more than others
@@ -160,6 +163,12 @@ class Link:
                 break
             yield packet
         yield from self.expired.values()
+
+    def answers_nothing(self) -> bool:
+        """Called ten times a second: whether it has had something for STILL_TICKS and answered nothing."""
+        self._still_ticks = self._still_ticks + 1 if self.pending and self.answered == self._answered_before else 0
+        self._answered_before = self.answered
+        return self._still_ticks >= STILL_TICKS
 
     def count_slow(self) -> None:
         """What is slow may have become fast, and the other way round."""

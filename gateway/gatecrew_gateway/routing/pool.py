@@ -327,7 +327,9 @@ class Pool:
             self.ready or self.slow or not any(link.spare > 0 and self.is_free(link) for link in self.links)
         ):
             self._full_at = now
-        if self.silent or now - self._full_at > CALM_S:  # with a worker that stands still there is less to answer
+        # With a worker that stands still there is less to answer, and it does so for long before it is called silent.
+        stands_still = [link.answers_nothing() for link in self.links].count(True)
+        if self.silent or stands_still or now - self._full_at > CALM_S:
             self._progress.clear()
         else:
             self._progress.append((now, self.answered))
