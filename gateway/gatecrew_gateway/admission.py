@@ -79,7 +79,7 @@ class Admission:
             if len(self._open) > 1 or session.address not in self._open:
                 free -= self._open[session.address]
             share = free >> 3
-        if 0 < pool.can_wait < pool.load:
+        if 0 < pool.can_wait < pool.load - pool.stuck:
             share = min(share, int(pool.can_wait / max(1, self._active)))
         return max(share, 1)
 

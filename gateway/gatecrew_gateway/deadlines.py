@@ -16,8 +16,9 @@ from .routing.pool import Pool
 
 log = logging.getLogger("gatecrew.gateway")
 
-HURRIED_SHARE = 0.25  # of its deadline: a suspect that has less left does not wait for its turn, nor one that has
-TIMES_ENOUGH = 3  # times what its command takes at least, or less
+# A suspect does not wait for its turn with less time left than this share of its deadline, or
+HURRIED_SHARE = 0.25
+TIMES_ENOUGH = 3  # so many times what its command takes at least
 NO_WORKER_WAIT_S = 0.5  # packets wait so long for a service's first worker to come back, then they fail
 
 

@@ -6,6 +6,7 @@ from gatecrew_gateway.codec import Kind
 from gatecrew_gateway.config import GatewayConfig, RouteConfig
 from gatecrew_gateway.routing import outliers
 from gatecrew_gateway.routing.limit import FLOOR, LEAST, START, WATCH_EVERY_S, Limit
+from gatecrew_gateway.routing.link import STILL_TICKS
 from gatecrew_gateway.routing.pool import LINGER_S
 from gateway.crew import Client, Crew, Worker
 
@@ -328,3 +329,21 @@ def test_a_command_whose_time_depends_on_the_body_is_slow_while_many_take_long()
         crew.run()
     crew.pass_time(0.1)
     assert not routes[1].slow
+
+
+def test_what_a_worker_that_answers_nothing_has_is_not_for_the_others_to_answer() -> None:
+    """From half a second on, long before it is called silent."""
+    crew = Crew()
+    frozen, well = crew.worker("a"), crew.worker("b")
+    for _ in range(20):
+        crew.send(crew.client(), 1)
+        crew.run()
+    for tick in range(1, 8):
+        crew.pass_time(0.1)
+        crew.run()
+        well.answer_all()
+        assert frozen.link.pool.stuck == (len(frozen.in_flight) if tick >= STILL_TICKS else 0), tick
+    assert frozen.link.pool.stuck
+    frozen.answer_all()
+    crew.pass_time(0.1)
+    assert frozen.link.pool.stuck == 0

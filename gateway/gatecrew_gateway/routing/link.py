@@ -164,10 +164,14 @@ class Link:
             yield packet
         yield from self.expired.values()
 
-    def answers_nothing(self) -> bool:
-        """Called ten times a second: whether it has had something for STILL_TICKS and answered nothing."""
+    def listen_for_answers(self) -> None:
+        """Called ten times a second."""
         self._still_ticks = self._still_ticks + 1 if self.pending and self.answered == self._answered_before else 0
         self._answered_before = self.answered
+
+    @property
+    def answers_nothing(self) -> bool:
+        """It has had something for STILL_TICKS and answered none of it. It is called silent long after that."""
         return self._still_ticks >= STILL_TICKS
 
     def count_slow(self) -> None:

@@ -53,6 +53,7 @@ class Pool:
         self.session_events = False
         self.silent: list[Link] = []  # those that are waited for: they keep what they have and get nothing new
         self.load = 0  # packets accepted and not yet answered; session events do not count
+        self.stuck = 0  # of the load, what is with workers that answer nothing: the others need not answer it
         self.capacity = max_waiting  # load at which nothing more is accepted
         self.easy = max_waiting >> 1  # load below which everybody's packets are accepted
         self.full_since: float | None = None  # when something could not be accepted, and has not been easy since
@@ -327,12 +328,12 @@ class Pool:
             self.ready or self.slow or not any(link.spare > 0 and self.is_free(link) for link in self.links)
         ):
             self._full_at = now
-        # With a worker that stands still there is less to answer, and it does so for long before it is called silent.
-        stands_still = [link.answers_nothing() for link in self.links].count(True)
-        if self.silent or stands_still or now - self._full_at > CALM_S:
+        if self.silent or now - self._full_at > CALM_S:  # with a worker that is silent there is less to answer
             self._progress.clear()
         else:
             self._progress.append((now, self.answered))
+        for link in self.links:
+            link.listen_for_answers()
         self._find_crowded(now)
         waiting = sum(len(packet.body) for queue in self.listed for lane in queue for packet in lane.waiting)
         self._is_full_of_bytes = waiting > self._max_waiting_bytes
@@ -354,12 +355,14 @@ class Pool:
 
     def _count_capacity(self) -> None:
         held = sum(map(self._held_by, self.silent))
-        most = now = with_workers = 0
+        most = now = still = 0
         for link in self.links:
             there = len(link.pending) + len(link.queue)
-            with_workers += there
+            if link.answers_nothing:
+                still += self._held_by(link)
             most += max(link.limit.most, there)
             now += max(link.limit.now, there)
+        self.stuck = held + still
         self.capacity = held + most + self._max_waiting
         self.easy = self.capacity >> 1
         self.waits_s = self.slow_waits_s = self.can_wait = 0.0
@@ -370,7 +373,7 @@ class Pool:
                 self.slow_waits_s = (len(self.ready) + len(self.slow)) / rate
                 self.waits_s = min(self.slow_waits_s, 2 * len(self.ready) / rate)  # half of what is answered is fast
                 self.can_wait = rate * self.longest_s * PATIENCE
-                if self.load > self.can_wait:
+                if self.load - self.stuck > self.can_wait:
                     self.easy = min(self.capacity >> 1, held + now)
         if self._is_full_of_bytes:
             self.capacity = self.easy = 0
